@@ -1,0 +1,81 @@
+"""Is a module what was asked for, and will it load where it is meant to?"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from llamabuild.inspect.model import Module
+
+__all__ = ["check"]
+
+#: The CUDA driver's functions (``cuMemCreate``); the runtime's begin with "cuda", cuBLAS's with
+#: "cublas".
+_DRIVER_FUNCTION = re.compile(r"cu[A-Z]\w*")
+_GGML_FUNCTION = re.compile(r"(?:ggml|gguf)_\w+")
+
+
+def check(
+    module: Module,
+    *,
+    archs: Sequence[str],
+    exports: Sequence[str],
+    allowed_needed: Sequence[str],
+) -> tuple[str, ...]:
+    """Problems of a finished module, each one sentence; empty when there is none.
+
+    :param archs: exactly these and no others must be inside: "61-real", "90-virtual", "gfx906".
+    :param exports: symbols that the host looks up.
+    :param allowed_needed: shell patterns of the libraries it may need, such as ``libc.so.*``.
+    """
+    return tuple(_problems(module, archs, exports, allowed_needed))
+
+
+def _problems(
+    module: Module, archs: Sequence[str], exports: Sequence[str], allowed_needed: Sequence[str]
+) -> Iterator[str]:
+    if not module.entries:
+        yield "it holds no GPU code"
+    elif missing := [arch for arch in archs if arch not in module.labels]:
+        yield f"code for {_list(missing)} was asked for and is not inside"
+    if extra := [label for label in module.labels if label not in archs]:
+        yield f"code for {_list(extra)} is inside and was not asked for"
+    yield from _uneven(module)
+    exported = set(module.exported)
+    if absent := [name for name in exports if name not in exported]:
+        yield f"it does not export {_list(absent)}, which its host looks up"
+    for library in module.needed:
+        if not any(fnmatch.fnmatchcase(library, pattern) for pattern in allowed_needed):
+            yield f"it needs {library}, which is not on every machine with a driver"
+    yield from _uncovered(module, _DRIVER_FUNCTION, "libcuda.so*", "the CUDA driver (libcuda.so.1)")
+    yield from _uncovered(module, _GGML_FUNCTION, "libggml*", "a ggml library")
+
+
+def _uneven(module: Module) -> Iterator[str]:
+    """A translation unit without code for an architecture that the others have."""
+    labels: dict[int, set[str]] = {}
+    readable: set[int] = set()  # A stand-in of the device linker, unless it could be read, is one.
+    for entry in module.entries:
+        labels.setdefault(entry.container, set()).add(entry.label)
+        if entry.kernels is not None:
+            readable.add(entry.container)
+    everything = set(module.labels)
+    short = [everything - found for unit, found in labels.items() if unit in readable]
+    if lacking := sorted(set().union(*short)):
+        count = sum(map(bool, short))
+        yield f"{count} of its {len(short)} translation units hold no code for {_list(lacking)}"
+
+
+def _uncovered(
+    module: Module, functions: re.Pattern[str], library: str, words: str
+) -> Iterator[str]:
+    wanted = [name for name in module.undefined if functions.fullmatch(name)]
+    if wanted and not any(fnmatch.fnmatchcase(needed, library) for needed in module.needed):
+        yield f"it calls {_list(wanted)} but does not name {words} among the libraries it needs"
+
+
+def _list(names: Iterable[str], most: int = 4) -> str:
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

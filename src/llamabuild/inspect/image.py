@@ -1,0 +1,72 @@
+"""Bounded reading of bytes that nobody here wrote.
+
+Every offset, length and count in a foreign file is a claim. A reader asks its :class:`Image`, which
+answers within the file or raises :class:`Damaged`; names are handed out on a budget, because a
+small file can point a million symbols at one long string.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Damaged", "Image", "Names"]
+
+#: Bytes. Mangled names of real kernels (cutlass templates) reach some 4,000.
+LONGEST_NAME = 1 << 15
+
+
+class Damaged(Exception):
+    """The bytes do not hold what their format promises. Never leaves this package."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """Bytes of a file, or of something embedded in one."""
+
+    data: memoryview
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def cut(self, offset: int, size: int) -> memoryview:
+        """Exactly ``size`` bytes.
+
+        :raises Damaged: they do not all lie inside.
+        """
+        if offset < 0 or size < 0 or offset + size > len(self.data):
+            raise Damaged(f"{size} bytes at offset {offset} lie outside its {len(self.data)} bytes")
+        return self.data[offset : offset + size]
+
+    def unpack(self, layout: struct.Struct, offset: int) -> tuple[Any, ...]:
+        """Numbers at ``offset``.
+
+        :raises Damaged: they do not all lie inside.
+        """
+        return layout.unpack(self.cut(offset, layout.size))
+
+
+@dataclass
+class Names:
+    """A table of NUL-terminated strings, read on a budget.
+
+    The names of an honest file overlap little (linkers merge tails): eight times the table is far
+    more than any needs, and bounds what a hostile one can cost.
+    """
+
+    table: bytes
+    spent: int = field(default=0, init=False)
+
+    def at(self, offset: int) -> str:
+        """The string at ``offset``, undecodable bytes replaced.
+
+        :raises Damaged: it lies outside the table, has no end, or the budget is spent.
+        """
+        end = self.table.find(b"\0", offset, offset + LONGEST_NAME) if offset >= 0 else -1
+        if end < 0:
+            raise Damaged(f"no name ends near offset {offset} of a string table")
+        self.spent += end - offset + 1
+        if self.spent > 8 * len(self.table) + LONGEST_NAME:
+            raise Damaged("its symbols share one string table beyond any use")
+        return self.table[offset:end].decode("utf-8", "replace")

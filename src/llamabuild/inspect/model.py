@@ -1,0 +1,76 @@
+"""What inspection finds in a GPU module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["Entry", "Kernel", "Module", "Trap"]
+
+#: Does a kernel run into a trap instruction that the source put where a GPU lacks something?
+#: "suspect": it may; "unknown": its code could not be read.
+Trap = Literal["none", "trapped", "suspect", "unknown"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A function that the host can launch. ``name`` is as the linker knows it (mangled)."""
+
+    name: str
+    trap: Trap = "unknown"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Code for one architecture, in one of the module's containers.
+
+    A container holds one translation unit's code for every architecture; the driver chooses in
+    each container by itself.
+    """
+
+    kind: Literal["sass", "ptx", "gcn"]
+    arch: str  # "61", "90a", "120f", "gfx90a:xnack-"
+    container: int
+    size_bytes: int  # as it lies in the file, perhaps compressed
+    kernels: tuple[Kernel, ...] | None  # None: packed in a way that cannot be read here
+
+    @property
+    def label(self) -> str:
+        """As CMake writes it: "61-real", "90-virtual"; an AMD target as it is."""
+        suffix = {"sass": "-real", "ptx": "-virtual", "gcn": ""}[self.kind]
+        return f"{self.arch}{suffix}"
+
+
+@dataclass(frozen=True)
+class Module:
+    """A shared library, what it carries for GPUs, and what it asks of its host."""
+
+    path: Path
+    format: Literal["elf", "pe"]
+    machine: str  # "x86_64", "aarch64", or a number that nobody here knows
+    entries: tuple[Entry, ...]
+    exported: tuple[str, ...]
+    undefined: tuple[str, ...]  # others must define them; weak ones are left out
+    needed: tuple[str, ...]
+    soname: str
+    runpath: tuple[str, ...]
+    glibc: str  # the highest version asked for ("2.34"); empty where none is
+    glibcxx: str
+    build_id: str
+    stripped: bool
+    sha256: str
+    size_bytes: int
+    notes: tuple[str, ...]
+
+    @property
+    def backend(self) -> Literal["cuda", "hip"] | None:
+        """Whose GPUs the code is for; none where there is no GPU code."""
+        if not self.entries:
+            return None
+        return "hip" if self.entries[0].kind == "gcn" else "cuda"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every architecture in the module once, in the order of the file."""
+        return tuple(dict.fromkeys(entry.label for entry in self.entries))
