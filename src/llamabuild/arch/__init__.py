@@ -1,0 +1,26 @@
+"""GPU architectures: parse, order, expand and name them. No I/O beyond the tables beside it."""
+
+from __future__ import annotations
+
+from llamabuild.arch.expansion import expand, missing, needed
+from llamabuild.arch.facts import CudaRange, compilers, describe, known_cuda, levels
+from llamabuild.arch.model import CudaArch, HipTarget, Item, Keyword
+from llamabuild.arch.names import product_archs
+from llamabuild.arch.parsing import parse
+
+__all__ = [
+    "CudaArch",
+    "CudaRange",
+    "HipTarget",
+    "Item",
+    "Keyword",
+    "compilers",
+    "describe",
+    "expand",
+    "known_cuda",
+    "levels",
+    "missing",
+    "needed",
+    "parse",
+    "product_archs",
+]
