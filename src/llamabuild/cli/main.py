@@ -1,0 +1,70 @@
+"""From a command line to an exit code: where errors become words, and signals become an end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from llamabuild.cli import commands
+from llamabuild.cli.parser import parse
+from llamabuild.cli.render import Renderer
+from llamabuild.errors import InterruptedByUser, LlamabuildError
+from llamabuild.replay import Recorded
+from llamabuild.settings import resolve
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code; nothing is raised for what a user can cause."""
+    signal.signal(signal.SIGTERM, _terminated)
+    environ = Recorded(os.environ)
+    as_json = "--json" in argv
+    renderer = Renderer(environ, quiet="-q" in argv or "--quiet" in argv)
+    try:
+        named = vars(parse(argv))
+        command = named.pop("command")
+        arguments = {name: named.pop(name) for name in commands.ARGUMENT_NAMES if name in named}
+        request = resolve(named, environ)
+        renderer = Renderer(environ, verbose=request.verbose, quiet=request.quiet)
+        return commands.COMMANDS[command](
+            commands.Call(tuple(argv), request, arguments, environ, renderer)
+        )
+    except LlamabuildError as error:
+        renderer.close()
+        return _fail(error, as_json)
+    except KeyboardInterrupt:
+        renderer.close()
+        return _fail(InterruptedByUser("interrupted; nothing was left behind"), as_json)
+    except BrokenPipeError:
+        # The reader of stdout went away: its business, and nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    finally:
+        renderer.close()
+
+
+def _fail(error: LlamabuildError, as_json: bool) -> int:
+    if as_json:
+        document = {
+            "error": {
+                "code": error.exit_code,
+                "type": type(error).__name__,
+                "message": error.message,
+                "hint": error.hint,
+            }
+        }
+        print(json.dumps(document, indent=2))  # noqa: T201
+    sys.stderr.write(f"error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"  try: {error.hint}\n")
+    return error.exit_code
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    """Leave as Ctrl-C does, so that compilers are stopped and locks let go."""
+    raise KeyboardInterrupt

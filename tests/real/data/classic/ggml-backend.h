@@ -1,0 +1,2 @@
+/* Empty: the loader expects the file. */
+#pragma once
