@@ -18,17 +18,18 @@ from llamabuild.arch.names import _tables as name_tables
 from llamabuild.arch.names import similar
 from llamabuild.errors import ArchitectureError
 
+CUDA_13_0 = (
+    "75 80 86 87 88 89 90 90a 100 100a 100f 103 103a 103f 110 110a 110f "
+    "120 120a 120f 121 121a 121f"
+)
+
 
 @pytest.mark.parametrize(
     ("version", "compiled"),
     [
         # `nvcc --list-gpu-code` and the allowed values of `nvcc --help`.
         ((11, 8), "35 37 50 52 53 60 61 62 70 72 75 80 86 87 89 90"),
-        (
-            (13, 0),
-            "75 80 86 87 88 89 90 90a 100 100a 100f 103 103a 103f 110 110a 110f "
-            "120 120a 120f 121 121a 121f",
-        ),
+        ((13, 0), CUDA_13_0),
     ],
 )
 def test_the_table_says_what_two_real_toolkits_say(version: tuple[int, int], compiled: str) -> None:

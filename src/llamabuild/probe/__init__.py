@@ -1,0 +1,9 @@
+"""The GPUs, drivers and host limits that are really there."""
+
+from __future__ import annotations
+
+from llamabuild.probe.host import HostLimits, host_limits
+from llamabuild.probe.model import Detection, Gpu, Problem
+from llamabuild.probe.nvidia import detect_nvidia
+
+__all__ = ["Detection", "Gpu", "HostLimits", "Problem", "detect_nvidia", "host_limits"]
