@@ -1,0 +1,300 @@
+"""Find the CUDA toolkits of this machine.
+
+The search is :data:`STEPS`, a tuple of functions, each numbered in its docstring. A step looks at
+files only. Every nvcc that a step finds is then described by :mod:`.describe`, which starts it;
+the same toolkit found in several ways is listed once, as its first finder names it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from llamabuild.errors import ToolchainError
+from llamabuild.memo import Memo
+from llamabuild.toolchain.describe import describe
+from llamabuild.toolchain.facts import numbers
+from llamabuild.toolchain.layout import real_home
+from llamabuild.toolchain.model import Machine, Rejected, Toolkit, ToolkitSearch
+from llamabuild.toolchain.programs import Unusable, find_program, path_folders
+
+__all__ = ["STEPS", "find_cuda"]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An nvcc, not yet started."""
+
+    nvcc: Path
+    found_via: str
+    named: bool = False
+
+
+Finding: TypeAlias = Hit | Rejected
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the steps look at, and (``watched``) a record of where they looked."""
+
+    environ: Mapping[str, str]
+    folder: Path | None
+    machine: Machine
+    python_path: Sequence[Path]
+    watched: list[Path] = field(default_factory=list)
+
+    def nvcc_in(self, *folders: Path) -> Path | None:
+        """The first nvcc that lies directly in one of ``folders``."""
+        for folder in folders:
+            program = folder / self.machine.program("nvcc")
+            self.watched.append(program)
+            if program.is_file():
+                return program
+        return None
+
+    def listed(self, folder: Path, pattern: str) -> list[Path]:
+        """What in ``folder`` matches ``pattern``: newest version first, by the numbers in it."""
+        self.watched.append(folder)
+        return sorted(folder.glob(pattern), key=lambda path: _numbers_in(path.name), reverse=True)
+
+    def named_folder(self, folder: Path, found_via: str) -> Iterator[Finding]:
+        """A folder that the user named: a miss is worth a word."""
+        nvcc = self.nvcc_in(folder, folder / "bin")
+        if nvcc is None:
+            reason = "has no nvcc, nor a folder bin with one" if folder.is_dir() else "is no folder"
+            yield Rejected(folder, found_via, reason, "name the folder that holds bin/nvcc")
+        else:
+            yield Hit(nvcc, found_via, named=True)
+
+
+def _numbers_in(name: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", name))
+
+
+def toolkit_option(search: Search) -> Iterator[Finding]:
+    """1. ``--toolkit PATH``: nvcc itself, the folder it is in, or the folder above ``bin``."""
+    if search.folder is not None and search.folder.is_file():
+        search.watched.append(search.folder)
+        yield Hit(search.folder, "--toolkit", named=True)
+    elif search.folder is not None:
+        yield from search.named_folder(search.folder, "--toolkit")
+
+
+def compiler_variables(search: Search) -> Iterator[Finding]:
+    """2. ``CUDACXX``, then ``NVCC``: the path of nvcc, or its name on PATH."""
+    for variable in ("CUDACXX", "NVCC"):
+        value = search.environ.get(variable)
+        if value:
+            nvcc = find_program(value, search.environ, search.machine)
+            search.watched.append(nvcc or Path(value))
+            if nvcc is None:
+                yield Rejected(Path(value), variable, "is no program", "name the path of an nvcc")
+            else:
+                yield Hit(nvcc, variable, named=True)
+
+
+def folder_variables(search: Search) -> Iterator[Finding]:
+    """3. ``CUDA_HOME``, then ``CUDA_PATH``: the folder above ``bin``."""
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        value = search.environ.get(variable)
+        if value:
+            yield from search.named_folder(Path(value), variable)
+
+
+def on_path(search: Search) -> Iterator[Finding]:
+    """4. Every nvcc on PATH."""
+    for folder in path_folders(search.environ):
+        nvcc = search.nvcc_in(folder)
+        if nvcc:
+            yield Hit(nvcc, "PATH")
+
+
+def usual_folders(search: Search) -> Iterator[Finding]:
+    r"""5. Where NVIDIA's installers and Arch Linux put it.
+
+    ``/usr/local/cuda``, ``/usr/local/cuda-*`` and ``/opt/cuda``; on Windows
+    ``%ProgramFiles%\\NVIDIA GPU Computing Toolkit\CUDA\v*``. Newest first.
+    """
+    if search.machine.system == "windows":
+        programs = Path(search.environ.get("PROGRAMFILES", r"C:\Program Files"))
+        folders = search.listed(programs / "NVIDIA GPU Computing Toolkit" / "CUDA", "v*")
+    else:
+        root = search.machine.root
+        folders = [*search.listed(root / "usr/local", "cuda*"), root / "opt/cuda"]
+    for folder in folders:
+        nvcc = search.nvcc_in(folder / "bin")
+        if nvcc:
+            yield Hit(nvcc, str(folder))
+
+
+def debian_package(search: Search) -> Iterator[Finding]:
+    """6. Debian's and Ubuntu's package ``nvidia-cuda-toolkit``, spread over ``/usr``."""
+    nvcc = search.nvcc_in(search.machine.root / "usr/lib/nvidia-cuda-toolkit/bin")
+    if nvcc:
+        yield Hit(nvcc, "Debian's nvidia-cuda-toolkit")
+
+
+def wheels(search: Search) -> Iterator[Finding]:
+    """7. The CUDA wheels in site-packages: ``nvidia/cu13/bin/nvcc``, newest first.
+
+    The wheels of CUDA 11 and 12 bring ptxas without nvcc, and are turned down by name.
+    """
+    for site_packages in search.python_path:
+        for folder in search.listed(site_packages / "nvidia", "cu[0-9]*"):
+            nvcc = search.nvcc_in(folder / "bin")
+            if nvcc:
+                yield Hit(nvcc, "CUDA wheels")
+        partial = site_packages / "nvidia" / "cuda_nvcc"
+        if partial.is_dir():
+            yield Rejected(
+                partial,
+                "CUDA wheels",
+                "the wheels of CUDA 11 and 12 hold ptxas but no nvcc",
+                "`pip install 'llamabuild[cuda13]'`",
+            )
+
+
+def conda(search: Search) -> Iterator[Finding]:
+    """8. The active conda environment, ``$CONDA_PREFIX``."""
+    prefix = search.environ.get("CONDA_PREFIX")
+    if prefix:
+        nvcc = search.nvcc_in(Path(prefix, "bin"), Path(prefix, "Library", "bin"))
+        if nvcc:
+            yield Hit(nvcc, "conda")
+
+
+STEPS: tuple[Callable[[Search], Iterator[Finding]], ...] = (
+    toolkit_option,
+    compiler_variables,
+    folder_variables,
+    on_path,
+    usual_folders,
+    debian_package,
+    wheels,
+    conda,
+)
+
+
+def find_cuda(
+    environ: Mapping[str, str],
+    *,
+    explicit: str | None = None,
+    memo: Memo,
+    machine: Machine | None = None,
+    python_path: Sequence[str | Path] | None = None,
+) -> ToolkitSearch:
+    """Find, describe and order every CUDA toolkit of this machine.
+
+    Order: those that the user named, as named; then those without a known defect; then the newest.
+
+    :param explicit: ``--toolkit``: a path, which ends the search, or a version such as ``12`` or
+        ``12.8``, which turns down all others.
+    :param memo: remembers what the compilers said, so that a second search starts no process.
+    :param machine: where to look; this one by default.
+    :param python_path: folders that may hold wheels; :data:`sys.path` by default.
+    :raises ToolchainError: nothing fits ``explicit``, or this is macOS.
+    """
+    machine = machine or Machine.here()
+    if machine.system == "macos":
+        raise ToolchainError(
+            "CUDA does not exist on macOS: there llamafile computes with Metal, which is inside it "
+            "already, so there is no module to build",
+            hint="run the llamafile as it is",
+        )
+    version = explicit if explicit and re.fullmatch(r"\d+(\.\d+)*", explicit) else None
+    search = Search(
+        environ,
+        Path(explicit).expanduser().absolute() if explicit and not version else None,
+        machine,
+        [Path(folder) for folder in (sys.path if python_path is None else python_path) if folder],
+    )
+    toolkits, rejected = _describe_all(search, memo)
+    if version:
+        rejected += [
+            Rejected(toolkit.root, toolkit.found_via, f"is {toolkit.version}, not {version}")
+            for toolkit in toolkits
+            if not _is_version(toolkit, version)
+        ]
+        toolkits = [toolkit for toolkit in toolkits if _is_version(toolkit, version)]
+    if explicit and not toolkits:
+        raise _nothing_fits(explicit, rejected)
+    return ToolkitSearch(
+        toolkits=tuple(sorted(toolkits, key=_rank)),
+        rejected=tuple(rejected),
+        warnings=_warnings(environ, rejected),
+        watched=tuple(dict.fromkeys(search.watched)),
+    )
+
+
+def _describe_all(search: Search, memo: Memo) -> tuple[list[Toolkit], list[Rejected]]:
+    toolkits: list[Toolkit] = []
+    rejected: list[Rejected] = []
+    seen: set[Path] = set()
+    steps = STEPS[:1] if search.folder else STEPS
+    for finding in (finding for step in steps for finding in step(search)):
+        if isinstance(finding, Rejected):
+            rejected.append(finding)
+            continue
+        try:
+            home = real_home(finding.nvcc, search.environ, memo)
+            if home in seen:
+                continue
+            seen.add(home)
+            toolkit, files = describe(
+                home,
+                found_via=finding.found_via,
+                named=finding.named,
+                environ=search.environ,
+                machine=search.machine,
+                memo=memo,
+            )
+        except Unusable as problem:
+            rejected.append(Rejected(finding.nvcc, finding.found_via, problem.reason, problem.hint))
+        else:
+            toolkits.append(toolkit)
+            search.watched.extend(files)
+    return toolkits, rejected
+
+
+def _rank(toolkit: Toolkit) -> tuple[bool, bool, tuple[int, ...]]:
+    """Sort key: best first. Sorting is stable, so those named stay in the order of the search."""
+    newest_first = tuple(-number for number in numbers(toolkit.version))
+    return (
+        not toolkit.named,
+        bool(toolkit.known_problems) and not toolkit.named,
+        () if toolkit.named else newest_first,
+    )
+
+
+def _is_version(toolkit: Toolkit, version: str) -> bool:
+    wanted = numbers(version)
+    return numbers(toolkit.version)[: len(wanted)] == wanted
+
+
+def _nothing_fits(explicit: str, rejected: Sequence[Rejected]) -> ToolchainError:
+    reasons = "".join(f"\n  {entry}" for entry in rejected)
+    hints = [entry.hint for entry in rejected if entry.hint]
+    return ToolchainError(
+        f"no CUDA toolkit fits --toolkit {explicit}{':' if reasons else ''}{reasons}",
+        hint=hints[0] if hints else "leave --toolkit out to use any toolkit that is installed",
+    )
+
+
+def _warnings(environ: Mapping[str, str], rejected: Sequence[Rejected]) -> tuple[str, ...]:
+    named = ("CUDACXX", "NVCC", "CUDA_HOME", "CUDA_PATH")
+    warnings = [
+        f"{entry.found_via} names {entry.path}, which is not used: {entry.reason}"
+        for entry in rejected
+        if entry.found_via in named
+    ]
+    home, path = environ.get("CUDA_HOME"), environ.get("CUDA_PATH")
+    if home and path and os.path.realpath(home) != os.path.realpath(path):
+        warnings.insert(
+            0, f"CUDA_HOME ({home}) and CUDA_PATH ({path}) differ; CUDA_HOME goes first"
+        )
+    return tuple(warnings)

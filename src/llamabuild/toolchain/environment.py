@@ -1,0 +1,93 @@
+"""The environment in which a compiler is started."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from llamabuild import run
+from llamabuild.toolchain.model import HostCompiler, Toolkit
+from llamabuild.toolchain.programs import NVCC_FLAGS
+
+__all__ = ["compiler_environment", "ignored_variables"]
+
+#: Variables that change what is compiled, though nobody sees it in the command: the cache key
+#: could not tell the results apart. (INCLUDE and LIB are MSVC's own, and stay.)
+HIDDEN_INPUTS = (
+    *NVCC_FLAGS,
+    "CUDAFLAGS",
+    "CFLAGS",
+    "CXXFLAGS",
+    "CPPFLAGS",
+    "LDFLAGS",
+    "CPATH",
+    "C_INCLUDE_PATH",
+    "CPLUS_INCLUDE_PATH",
+    "LIBRARY_PATH",
+    "CL",
+    "_CL_",
+    "LINK",
+    "_LINK_",
+)
+
+#: Variables that name a toolkit, a compiler or architectures: the plan has decided these already.
+DECIDED = (
+    "CUDACXX",
+    "CUDAHOSTCXX",
+    "NVCC_CCBIN",
+    "CUDAARCHS",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "CUDA_ROOT",
+    "CUDAToolkit_ROOT",
+    "CC",
+    "CXX",
+)
+
+
+def compiler_environment(
+    toolkit: Toolkit, host_compiler: HostCompiler, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the environment for every compiler of one build.
+
+    nvcc calls its own tools by name, and dies if another toolkit's ``ptxas`` answers. So the
+    toolkit's folders stand first on PATH, and every other folder that holds nvcc, ptxas or cicc is
+    left out. Only the folders of the system itself stay, because the linker is there too; they
+    come after the toolkit's, which has every tool.
+    """
+    own = {os.path.realpath(folder) for folder in toolkit.path_dirs}
+    system = {os.path.realpath(folder) for folder in ("/usr/bin", "/bin")}
+
+    def foreign(folder: Path) -> bool:
+        if os.path.realpath(folder) in own | system:
+            return False
+        return any(
+            (folder / f"{tool}{ending}").is_file()
+            for tool in ("nvcc", "ptxas", "cicc")
+            for ending in ("", ".exe")
+        )
+
+    msvc = dict(host_compiler.environment)
+    added = [Path(folder) for folder in msvc.pop("PATH", "").split(os.pathsep) if folder]
+    return run.environment(
+        environ,
+        path_first=[*toolkit.path_dirs, *added],
+        path_without=foreign,
+        unset=(*HIDDEN_INPUTS, *DECIDED),
+        update=msvc,
+    )
+
+
+def ignored_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the variables that :func:`compiler_environment` leaves out and a user may miss.
+
+    conda sets NVCC_PREPEND_FLAGS to name its host compiler, which the search finds by itself; that
+    alone is no reason to speak.
+    """
+    return tuple(
+        name
+        for name in HIDDEN_INPUTS
+        if re.sub(r"(-ccbin|--compiler-bindir)[= ]\S+", "", environ.get(name, "")).strip()
+    )

@@ -1,0 +1,81 @@
+"""Find programs on PATH and ask them something small."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from llamabuild import run
+from llamabuild.toolchain.model import Machine
+
+__all__ = [
+    "NVCC_FLAGS",
+    "PROBE_SECONDS",
+    "Unusable",
+    "ask",
+    "find_program",
+    "on_path",
+    "path_folders",
+]
+
+#: A compiler that has not told its version after this many seconds never will.
+PROBE_SECONDS = 10.0
+
+#: Variables that add options to every call of nvcc, even to `nvcc --version`.
+NVCC_FLAGS = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
+
+
+class Unusable(Exception):
+    """A tool is there and cannot be used: why, and what would mend it."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+
+
+def path_folders(environ: Mapping[str, str]) -> list[Path]:
+    """The folders of PATH, in order."""
+    return [Path(part) for part in environ.get("PATH", "").split(os.pathsep) if part]
+
+
+def on_path(name: str, environ: Mapping[str, str], machine: Machine) -> Iterator[Path]:
+    """Every program called ``name`` on PATH, in order."""
+    for folder in path_folders(environ):
+        program = folder / machine.program(name)
+        if program.is_file() and os.access(program, os.X_OK):
+            yield program
+
+
+def find_program(value: str, environ: Mapping[str, str], machine: Machine) -> Path | None:
+    """The program that a user means by ``value``: a path, or a name on PATH."""
+    path = Path(value).expanduser()
+    if path.is_file():
+        return path.absolute()
+    return None if path.name != value else next(on_path(value, environ, machine), None)
+
+
+def ask(argv: Sequence[str | Path], environ: Mapping[str, str], *, cwd: Path | None = None) -> str:
+    """Return all that a program prints.
+
+    :raises Unusable: it cannot be started, hangs, crashes or fails.
+    """
+    question = " ".join([Path(argv[0]).name, *(str(part) for part in argv[1:])])
+    try:
+        answer = run.capture(argv, env=environ, timeout=PROBE_SECONDS, cwd=cwd)
+    except run.TimedOut:
+        raise Unusable(f"`{question}` gave no answer in {PROBE_SECONDS:g} seconds") from None
+    except run.CannotStart as error:
+        raise Unusable(str(error)) from None
+    if answer.returncode < 0:
+        name = str(-answer.returncode)
+        with suppress(ValueError):
+            name = signal.Signals(-answer.returncode).name
+        raise Unusable(f"`{question}` crashed ({name})")
+    if answer.returncode:
+        first = next((line for line in answer.text.splitlines() if line.strip()), "no message")
+        raise Unusable(f"`{question}` failed with exit status {answer.returncode}: {first.strip()}")
+    return answer.text
