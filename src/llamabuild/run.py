@@ -96,6 +96,12 @@ def capture(
     except BaseException:
         stop(process)
         raise
+    finally:
+        # A program that was stopped leaves its pipes open.
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
     return Completed(
         arguments,
         process.returncode,
