@@ -1,0 +1,77 @@
+"""Where the cache is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from llamabuild.errors import StoreError
+from llamabuild.events import Listener, Note, silent
+
+__all__ = ["cache_root"]
+
+
+def cache_root(option: str | None, environ: Mapping[str, str], notify: Listener = silent) -> Path:
+    """Return the cache folder as an absolute path.
+
+    In this order: ``option`` (``--cache-dir``), LLAMABUILD_CACHE_DIR, the platform's cache folder
+    for this user. Where that last one cannot be written (a read-only container, a user without a
+    home) it is a folder of this user below the folder for temporary files, and ``notify`` is told.
+    A folder that was asked for by name is never replaced by another.
+
+    :raises StoreError: there is not even a folder for temporary files.
+    """
+    chosen = option or environ.get("LLAMABUILD_CACHE_DIR")
+    if chosen:
+        with suppress(RuntimeError):  # a ~ without a home stays as it is
+            return Path(chosen).expanduser().absolute()
+        return Path(chosen).absolute()
+    home = _platform_folder(environ)
+    if home is not None and _can_write(home):
+        return home
+    fallback = _temporary_folder()
+    reason = f"{home} cannot be written" if home is not None else "there is no home folder"
+    notify(
+        Note(
+            "warning",
+            f"{reason}, so the cache is in {fallback}; --cache-dir names one that lasts",
+        )
+    )
+    return fallback
+
+
+def _platform_folder(environ: Mapping[str, str]) -> Path | None:
+    if sys.platform in {"win32", "darwin"}:
+        import platformdirs
+
+        return platformdirs.user_cache_path("llamabuild", appauthor=False)
+    # The XDG base directory specification: a relative path is to be ignored.
+    for variable, below in (("XDG_CACHE_HOME", ""), ("HOME", ".cache")):
+        folder = Path(environ.get(variable, ""))
+        if folder.is_absolute():
+            return folder / below / "llamabuild"
+    return None
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _temporary_folder() -> Path:
+    import tempfile
+
+    user = str(os.getuid()) if sys.platform != "win32" else "user"
+    try:
+        return Path(tempfile.gettempdir()) / f"llamabuild-{user}"
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"there is no place for a cache: no home that can be written, and {error.strerror}",
+            hint="name a folder that you can write with --cache-dir or LLAMABUILD_CACHE_DIR",
+        ) from error
