@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llamabuild.arch.expansion import expand, missing, needed
-from llamabuild.arch.facts import CudaRange, compilers, describe, known_cuda, levels
+from llamabuild.arch.facts import CudaRange, compilers, describe, known_cuda
 from llamabuild.arch.model import CudaArch, HipTarget, Item, Keyword
 from llamabuild.arch.names import product_archs
 from llamabuild.arch.parsing import parse
@@ -18,7 +18,6 @@ __all__ = [
     "describe",
     "expand",
     "known_cuda",
-    "levels",
     "missing",
     "needed",
     "parse",

@@ -17,7 +17,6 @@ __all__ = [
     "families",
     "hip_features",
     "known_cuda",
-    "levels",
 ]
 
 Version: TypeAlias = tuple[int, int]
@@ -75,11 +74,6 @@ def describe(arch: CudaArch) -> str:
 def families() -> Mapping[str, str]:
     """Generations by name in lower case, each a list for the parser: ``ampere``: 8.0 8.6+PTX."""
     return _tables()["families"]  # type: ignore[no-any-return]
-
-
-def levels(layout: str) -> tuple[int, ...]:
-    """Return where a source of ``layout`` (classic, one-file, split) switches device code."""
-    return tuple(_tables()["levels"][layout])
 
 
 def hip_features() -> Mapping[str, frozenset[str]]:

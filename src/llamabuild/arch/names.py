@@ -15,7 +15,7 @@ _DECORATION = re.compile(
     r"|server|pcie|sxm[0-9]?|nvl|hbm[0-9]e?|[0-9]+gb"
 )
 #: A brand that may be left out.
-_BRAND = re.compile(r"geforce|quadro|tesla|instinct|radeon(ai)?(pro)?")
+_BRAND = re.compile(r"^(geforce|quadro|tesla|instinct|radeon(ai)?(pro)?)")
 
 
 def product_archs(name: str) -> tuple[str, ...]:
@@ -39,10 +39,8 @@ def _key(name: str) -> str:
 
 
 def _keys(name: str) -> set[str]:
-    """With the brand and, unless digits alone would be left, without."""
-    full = _key(name)
-    short = _BRAND.sub("", full, count=1)
-    return {full} if short.isdecimal() else {full, short}
+    """With the brand and without."""
+    return {_key(name), _BRAND.sub("", _key(name))}
 
 
 @cache

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import cache
 
 from llamabuild.arch import facts, names
 from llamabuild.arch.model import CudaArch, HipTarget, Item, Keyword
@@ -24,23 +25,21 @@ _MOST_WORDS = 10
 _EXAMPLES = "for example native, all-major, 89, 8.9+PTX, 90a, gfx1100 or 'rtx 4090'"
 
 
-def parse(text: str, *, also: Iterable[CudaArch] = ()) -> tuple[Item, ...]:
+def parse(text: str) -> tuple[Item, ...]:
     """Read a list of architectures, keywords and product names, in its order, without repeats.
 
     Items are separated by ``;``, ``,``, quotes or spaces; a product name may hold spaces itself,
     and the longest name that fits is taken. Case does not matter. A number alone means machine
     code.
 
-    :param also: architectures to accept beyond the table, such as an installed toolkit's own.
     :raises ArchitectureError: the list is empty, or an item is unknown or ambiguous.
     """
-    known = frozenset(arch.name for arch in (*facts.known_cuda(), *also))
     items: list[Item] = []
     for group in re.split(r"[;,\"']", text.lower()):
         words = group.split()
         position = 0
         while position < len(words):
-            found, taken = _read(words[position : position + _MOST_WORDS], known)
+            found, taken = _read(words[position : position + _MOST_WORDS])
             items += found
             position += taken
     if not items:
@@ -48,35 +47,35 @@ def parse(text: str, *, also: Iterable[CudaArch] = ()) -> tuple[Item, ...]:
     return tuple(dict.fromkeys(items))
 
 
-def _read(words: Sequence[str], known: frozenset[str]) -> tuple[Sequence[Item], int]:
+def _read(words: Sequence[str]) -> tuple[Sequence[Item], int]:
     """Read what stands at the start of ``words``: its items, and how many words they took."""
-    if alone := _read_word(words[0], known):
+    if alone := _read_word(words[0]):
         return alone, 1
     for taken in range(len(words), 0, -1):
         name = " ".join(words[:taken])
         if archs := names.product_archs(name):
             return [_product(name, archs)], taken
     if match := _CUDA.fullmatch(words[0]):
-        raise _unknown_number(words[0], match, known)
-    raise _unknown_name(words, known)
+        raise _unknown_number(words[0], match)
+    raise _unknown_name(words)
 
 
-def _read_word(word: str, known: frozenset[str]) -> Sequence[Item]:
+def _read_word(word: str) -> Sequence[Item]:
     """Read a word that stands for itself; nothing if it is not one."""
     if word in set(Keyword):
         return [Keyword(word)]
     if family := facts.families().get(word.removesuffix("+ptx")):
-        return [item for part in family.lower().split() for item in _read_word(part, known)]
+        return [item for part in family.lower().split() for item in _read_word(part)]
     if match := _HIP.fullmatch(word):
         return [_hip_target(match)]
     if match := _CUDA.fullmatch(word):
-        return _cuda_archs(match, known)
+        return _cuda_archs(match)
     return []
 
 
-def _cuda_archs(match: re.Match[str], known: frozenset[str]) -> Sequence[CudaArch]:
+def _cuda_archs(match: re.Match[str]) -> Sequence[CudaArch]:
     number, suffix = int(_number(match)), match["suffix"]
-    if f"{number}{suffix}" not in known:
+    if f"{number}{suffix}" not in _known():
         return []
     if match["prefix"] and match["ending"]:
         raise ArchitectureError(
@@ -120,29 +119,36 @@ def _product(name: str, archs: Sequence[str]) -> Item:
     return HipTarget(archs[0]) if archs[0].startswith("gfx") else CudaArch(int(archs[0]))
 
 
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(arch.name for arch in facts.known_cuda())
+
+
 def _number(match: re.Match[str]) -> str:
     return str(match["number"] or match["dotted"].replace(".", ""))
 
 
-def _unknown_number(word: str, match: re.Match[str], known: frozenset[str]) -> ArchitectureError:
+def _unknown_number(word: str, match: re.Match[str]) -> ArchitectureError:
     number = _number(match)
-    variants = sorted(name for name in known if name.rstrip("af") == number)
-    plain = sorted(int(name) for name in known if name.isdecimal())
+    variants = sorted(name for name in _known() if name.rstrip("af") == number)
+    plain = sorted(int(name) for name in _known() if name.isdecimal())
     nearest = sorted(sorted(plain, key=lambda one: abs(one - int(number)))[:3])
     if variants:
         hint = f"of {number} there is {', '.join(variants)}"
-    elif number[:-1] in known and number.endswith("0"):
+    elif number[:-1] in _known() and number.endswith("0"):
         hint = f"if {number} is a value of __CUDA_ARCH__, write {number[:-1]}"
     else:
         hint = f"nearest are {', '.join(map(str, nearest))}; known are {', '.join(map(str, plain))}"
+        if int(number) > plain[-1]:
+            hint += "; for a GPU newer than these use native where it is, or all"
     return ArchitectureError(f"unknown architecture {word!r}", hint=hint)
 
 
-def _unknown_name(words: Sequence[str], known: frozenset[str]) -> ArchitectureError:
+def _unknown_name(words: Sequence[str]) -> ArchitectureError:
     """Quote the words up to the next one that could be read, and say what they resemble."""
     unread = [words[0]]
     for word in words[1:4]:
-        if names.product_archs(word) or _read_word(word, known):
+        if names.product_archs(word) or _read_word(word):
             break
         unread.append(word)
     name = " ".join(unread)[:60]

@@ -13,7 +13,8 @@ class Gpu:
     """One GPU of this machine.
 
     :param index: its place in the listing of ``found_via``, counted over all GPUs, hidden or not.
-    :param arch: "89" for compute capability 8.9; "gfx1100"; "" where nobody could tell.
+    :param arch: "89" for compute capability 8.9; "gfx1100"; "" where the driver does not tell,
+        which no GPU of a :class:`Detection` has.
     :param memory_bytes: its own memory; none where it shares the host's, or does not say.
     :param driver: version of the driver, such as "535.261.03"; "" if unknown.
     :param found_via: who told: "NVML", "libcuda", "nvidia-smi" or "device tree".

@@ -124,7 +124,14 @@ def test_no_limit_in_version_1_is_no_limit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("quota", "cores"),
-    [("10000 100000", 1), ("150000 100000", 2), ("1600000 100000", 8), ("100000 0", 8), ("", 8)],
+    [
+        ("0 100000", 1),
+        ("10000 100000", 1),
+        ("150000 100000", 2),
+        ("1600000 100000", 8),
+        ("100000 0", 8),
+        ("", 8),
+    ],
 )
 def test_a_part_of_a_core_counts_as_one(tmp_path: Path, quota: str, cores: int) -> None:
     root = machine(tmp_path, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": quota})
@@ -134,7 +141,7 @@ def test_a_part_of_a_core_counts_as_one(tmp_path: Path, quota: str, cores: int) 
 def test_a_group_path_cannot_climb_out_of_the_mount(tmp_path: Path) -> None:
     root = machine(
         tmp_path,
-        {"proc/self/cgroup": "0::/../../../secret\n", "sys/secret/memory.max": "1\n"},
+        {"proc/self/cgroup": "0::/../../../secret\n", "secret/memory.max": "1\n"},
     )
     assert host_limits(root).memory_bytes == 32 * GIB
 

@@ -76,8 +76,9 @@ def test_a_missing_architecture_is_read_from_the_product_name() -> None:
     assert [gpu.arch for gpu in found.gpus] == ["61"]
 
 
-def test_a_missing_architecture_is_asked_of_the_next() -> None:
-    found = detect(says(gpu(0, "", "Unheard of")), ABSENT, says(gpu(0, "87", via="device tree")))
+@pytest.mark.parametrize("name", ["Unheard of", "GeForce GTX 860M"])  # the latter is two chips
+def test_a_missing_architecture_is_asked_of_the_next(name: str) -> None:
+    found = detect(says(gpu(0, "", name)), ABSENT, says(gpu(0, "87", via="device tree")))
     assert [(gpu.arch, gpu.found_via) for gpu in found.gpus] == [("87", "device tree")]
 
 
@@ -236,6 +237,12 @@ def test_a_driver_without_a_device(interfaces: Sequence[Interface], tmp_path: Pa
     message, hint = only_problem(detect(*interfaces, root=write(tmp_path, SOUND_OF_A_CARD)))
     assert message == "there is an NVIDIA driver, but no NVIDIA GPU that it could serve"
     assert "--gpus all" in hint
+
+
+def test_a_driver_that_runs_without_the_card_that_is_there(tmp_path: Path) -> None:
+    """As where the card is given to a virtual machine."""
+    message, _ = only_problem(detect(says(), IDLE, root=write(tmp_path, CARD | KERNEL)))
+    assert message == "there is an NVIDIA driver, but no NVIDIA GPU that it could serve"
 
 
 def test_a_driver_that_is_installed_but_does_not_run(tmp_path: Path) -> None:
