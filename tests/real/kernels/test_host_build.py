@@ -1,0 +1,126 @@
+"""The device functions of kernels/, compiled by g++ and compared with gguf's own dequantizer."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from blocks import QUANTIZED, random_rows, to_float64
+from gguf import GGML_QUANT_SIZES
+from gguf import GGMLQuantizationType as Type
+
+HERE = Path(__file__).parent
+SOURCES = HERE.parents[2] / "kernels" / "src"
+
+
+@pytest.fixture(scope="module")
+def rng():
+    seed = np.random.SeedSequence().entropy
+    print(f"seed {seed}")
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    library = tmp_path_factory.mktemp("host") / "libhost.so"
+    warnings = ["-Wall", "-Wextra", "-Werror"]
+    sanitizers = ["-fsanitize=undefined", "-fno-sanitize-recover"]
+    subprocess.run(
+        [compiler, "-std=c++17", "-O1", *warnings, *sanitizers, "-shared", "-fPIC", f"-I{SOURCES}",
+         HERE / "host_build.cpp", "-o", library],
+        check=True,
+    )  # fmt: skip
+    host = ctypes.CDLL(library)
+    host.host_quantized_bytes.restype = ctypes.c_size_t
+    host.host_half.restype = ctypes.c_float
+    return host
+
+
+def pointer(array):
+    return array.ctypes.data_as(ctypes.c_void_p)
+
+
+def unpack(host, kind, row, k):
+    out = np.full(k, np.nan, np.float32)
+    assert host.host_unpack(int(kind), pointer(row), k, pointer(out)) == 0
+    return out
+
+
+def quantize(host, x):
+    planes = np.full(host.host_quantized_bytes(len(x)), 0x7F, np.uint8)
+    host.host_quantize(pointer(x), len(x), pointer(planes))
+    q = planes[: len(x)].view(np.int8)
+    scales = planes[len(x) : len(x) + len(x) // 4]
+    fields = scales.view([("d", np.float32), ("sum", np.int16, 2)])
+    return planes, q, fields
+
+
+def relative(out, reference):
+    return np.linalg.norm(out - reference) / np.linalg.norm(reference)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("blocks", [1, 2, 37])
+def test_every_weight_is_what_the_file_format_says(host, rng, kind, blocks):
+    k = blocks * GGML_QUANT_SIZES[kind][0]
+    row = random_rows(kind, 1, k, rng)
+    expected = to_float64(kind, row)[0]
+    np.testing.assert_allclose(
+        unpack(host, kind, row, k), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("blocks", [1, 7, 16])
+def test_products_match_the_reference(host, rng, kind, blocks):
+    k = blocks * GGML_QUANT_SIZES[kind][0]
+    rows = random_rows(kind, 33, k, rng)
+    weights = to_float64(kind, rows)
+    x = rng.normal(size=k).astype(np.float32)
+    planes, q, fields = quantize(host, x)
+    quantized = q * np.repeat(fields["d"].astype(np.float64), 32)
+    out = np.full(len(rows), np.nan)
+    one = ctypes.c_float()
+    for i, row in enumerate(rows):
+        assert host.host_dot(int(kind), pointer(row), k, pointer(planes), ctypes.byref(one)) == 0
+        out[i] = one.value
+    assert relative(out, weights @ quantized) < 1e-5
+    assert relative(out, weights @ x) < 2e-2
+
+
+def test_quantization_is_within_half_a_step_and_keeps_the_sums(host, rng):
+    x = (rng.normal(size=4096) * 10.0 ** rng.uniform(-6, 6, 4096)).astype(np.float32)
+    _, q, fields = quantize(host, x)
+    d = np.repeat(fields["d"], 32)
+    assert np.all(np.abs(x - q * d) <= d * 0.5001)
+    assert np.array_equal(fields["sum"].ravel(), q.astype(np.int64).reshape(-1, 16).sum(axis=1))
+    assert np.abs(q).reshape(-1, 32).max(axis=1).min() == 127
+
+
+def test_zeros_stay_zero_and_a_nan_is_not_lost(host):
+    x = np.zeros(64, np.float32)
+    x[40] = np.nan
+    _, q, fields = quantize(host, x)
+    assert not q.any()
+    assert fields["d"][0] == 0
+    assert np.isnan(fields["d"][1])
+
+
+def test_every_half_is_converted(host):
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    out = np.array([host.host_half(ctypes.c_uint16(b)) for b in bits.tolist()], np.float32)
+    np.testing.assert_array_equal(out, bits.view(np.float16).astype(np.float32))
+
+
+def test_types_that_do_not_exist_are_refused(host):
+    empty = np.zeros(1, np.uint8)
+    for number in (-1, 0, 4, 5, 9, 1000):
+        assert host.host_unpack(number, pointer(empty), 32, pointer(empty)) == 1
+    assert Type.F16 not in QUANTIZED
