@@ -1,8 +1,8 @@
 """The only door to other programs.
 
-Argument lists only (never a shell), a whole process group per program, and no program outlives
-the call that started it: a timeout, Ctrl-C or an exception interrupts the group, then terminates
-it, then kills it.
+Argument lists only (never a shell), a session of its own for every program, and nothing outlives
+a call that ends early: a timeout, Ctrl-C or any exception interrupts all that the program has
+started, then terminates it, then kills it.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Timer
 
 __all__ = ["CannotStart", "Completed", "TimedOut", "capture", "environment", "stream"]
 
-#: Seconds between interrupt, terminate and kill. nvcc removes its temporary files on an interrupt.
+#: Seconds after an interrupt (nvcc removes its temporary files on one) and after a termination.
 GRACE_SECONDS = (3.0, 2.0)
+#: Seconds to wait for what was killed: a process that hangs in a driver is not waited for longer.
+KILL_SECONDS = 5.0
 
 
 class CannotStart(Exception):
@@ -58,12 +59,16 @@ def environment(
 ) -> dict[str, str]:
     """Derive a child's environment from ``base``; nothing is taken from this process by itself.
 
+    An empty part of PATH, which would mean the working folder, is left out.
+
     :param path_first: folders put at the front of PATH, in order.
     :param path_without: folders of the inherited PATH for which this is true are left out.
     :param unset: variables removed.
     :param update: variables set, last.
     """
-    child = {name: value for name, value in base.items() if name not in set(unset)}
+    child = dict(base)
+    for name in unset:
+        child.pop(name, None)
     inherited = [Path(part) for part in child.get("PATH", os.defpath).split(os.pathsep) if part]
     kept = [part for part in inherited if path_without is None or not path_without(part)]
     child["PATH"] = os.pathsep.join(dict.fromkeys(str(part) for part in (*path_first, *kept)))
@@ -77,33 +82,24 @@ def capture(
     env: Mapping[str, str],
     timeout: float,
     cwd: Path | None = None,
-    text_input: str = "",
 ) -> Completed:
-    """Run a short program and return what it printed, decoded as UTF-8 with replacement.
+    """Run a short program with nothing on its stdin and return what it printed.
+
+    The output is decoded as UTF-8 with replacement. It ends when every process that has it open
+    has ended, so a program that leaves another one behind may run into the timeout.
 
     :param timeout: seconds.
     :raises CannotStart: the program could not be started.
-    :raises TimedOut: it did not end in time; its whole process group is gone.
+    :raises TimedOut: it did not end in time; nothing of it is left.
     """
-    arguments = tuple(str(part) for part in argv)
     began = time.monotonic()
-    process = _start(arguments, env=env, cwd=cwd, stderr=subprocess.PIPE, stdin=subprocess.PIPE)
-    try:
-        out, err = process.communicate(text_input.encode(), timeout=timeout)
-    except subprocess.TimeoutExpired:
-        stop(process, grace=(0.2, 0.2))
-        raise TimedOut(f"{arguments[0]} did not finish in {timeout:g} seconds") from None
-    except BaseException:
-        stop(process)
-        raise
-    finally:
-        # A program that was stopped leaves its pipes open.
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
+    with _started(argv, env=env, cwd=cwd, stderr=subprocess.PIPE) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise TimedOut(f"{argv[0]} did not finish in {timeout:g} seconds") from None
     return Completed(
-        arguments,
+        tuple(map(str, argv)),
         process.returncode,
         out.decode("utf-8", "replace"),
         err.decode("utf-8", "replace"),
@@ -117,118 +113,105 @@ def stream(
     env: Mapping[str, str],
     on_line: Callable[[str], None],
     cwd: Path | None = None,
-    timeout: float | None = None,
 ) -> Completed:
     """Run a long program and hand every line (stdout and stderr together) to ``on_line``.
 
-    The lines are not kept: ``stdout`` and ``stderr`` of the result are empty.
+    Decoded as :func:`capture` does, and ended likewise. The lines are not kept: ``stdout`` and
+    ``stderr`` of the result are empty.
 
-    :param timeout: seconds, or none.
     :raises CannotStart: the program could not be started.
-    :raises TimedOut: it did not end in time; its whole process group is gone.
     """
-    arguments = tuple(str(part) for part in argv)
     began = time.monotonic()
-    process = _start(
-        arguments, env=env, cwd=cwd, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-    )
-    expired = False
-
-    def expire() -> None:
-        nonlocal expired
-        expired = True
-        stop(process)
-
-    timer = Timer(timeout, expire) if timeout is not None else None
-    try:
-        if timer is not None:
-            timer.start()
+    with _started(argv, env=env, cwd=cwd, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         for raw in process.stdout:
             on_line(raw.decode("utf-8", "replace").rstrip("\r\n"))
         process.wait()
-    except BaseException:
-        stop(process)
-        raise
-    finally:
-        if timer is not None:
-            timer.cancel()
-        if process.stdout is not None:
-            process.stdout.close()
-    if expired:
-        raise TimedOut(f"{arguments[0]} did not finish in {timeout:g} seconds")
-    return Completed(arguments, process.returncode, "", "", time.monotonic() - began)
+    return Completed(tuple(map(str, argv)), process.returncode, "", "", time.monotonic() - began)
 
 
-def stop(process: subprocess.Popen[bytes], grace: tuple[float, float] = GRACE_SECONDS) -> None:
-    """End a process and everything it started: interrupt, terminate, kill."""
-    for number, seconds in zip(_stop_signals(), (*grace, 5.0), strict=True):
-        _signal_group(process, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-        if not _group_alive(process):
-            break
-        _wait_for_group(process, seconds)
-        if not _group_alive(process):
-            break
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(5.0)
-
-
-def _start(
-    arguments: tuple[str, ...],
-    *,
-    env: Mapping[str, str],
-    cwd: Path | None,
-    stderr: int,
-    stdin: int,
-) -> subprocess.Popen[bytes]:
+@contextmanager
+def _started(
+    argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path | None, stderr: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A running program, of which nothing is left when an exception leaves the block."""
     try:
-        return subprocess.Popen(
-            arguments,
-            env=dict(env),
+        process = subprocess.Popen(
+            argv,
+            env=env,
             cwd=cwd,
-            stdin=stdin,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            start_new_session=sys.platform != "win32",
+            start_new_session=True,  # has no meaning on Windows, as the next has none elsewhere
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
-    except (OSError, ValueError) as error:
-        raise CannotStart(f"{arguments[0]} cannot be started: {error}") from error
+    except OSError as error:
+        # A working folder that is missing is reported in its own name, not in the program's.
+        about = f" in {cwd}" if cwd is not None and str(error.filename) == str(cwd) else ""
+        raise CannotStart(f"{argv[0]} cannot be started{about}: {error.strerror}") from error
+    except ValueError as error:
+        raise CannotStart(f"{str(argv[0])!r} cannot be started: {error}") from error
+    try:
+        yield process
+    except BaseException:
+        _stop(process)
+        raise
+    finally:
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 if sys.platform == "win32":
 
-    def _stop_signals() -> tuple[int, int, int]:
-        return (signal.CTRL_BREAK_EVENT, signal.SIGTERM, signal.SIGTERM)
-
-    def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-        with suppress(OSError):
-            process.send_signal(number)
-
-    def _group_alive(process: subprocess.Popen[bytes]) -> bool:
-        return process.poll() is None
+    def _stop(process: subprocess.Popen[bytes]) -> None:
+        """End a program and what it started: Ctrl-Break, then the whole tree is killed."""
+        try:
+            with suppress(OSError, subprocess.TimeoutExpired):
+                process.send_signal(signal.CTRL_BREAK_EVENT)
+                process.wait(sum(GRACE_SECONDS))
+        finally:
+            if process.poll() is None:
+                tree = ["taskkill", "/F", "/T", "/PID", str(process.pid)]
+                subprocess.run(tree, capture_output=True, check=False, timeout=KILL_SECONDS)
 
 else:
 
-    def _stop_signals() -> tuple[int, int, int]:
-        return (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-
-    def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-
-    def _group_alive(process: subprocess.Popen[bytes]) -> bool:
-        process.poll()
+    def _stop(process: subprocess.Popen[bytes]) -> None:
+        """End a program and what it started; a second Ctrl-C goes straight to the kill."""
         try:
-            os.killpg(process.pid, 0)
-        except (ProcessLookupError, PermissionError):
-            return False
+            for number, seconds in zip((signal.SIGINT, signal.SIGTERM), GRACE_SECONDS, strict=True):
+                if _ended(process, number, seconds):
+                    break
+        finally:
+            _ended(process, signal.SIGKILL, KILL_SECONDS)
+
+    def _ended(process: subprocess.Popen[bytes], number: int, seconds: float) -> bool:
+        """Signal each member of the session once; whether all are gone within ``seconds``."""
+        deadline = time.monotonic() + seconds
+        signalled: set[int] = set()
+        while living := _members(process):
+            for pid in living - signalled:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+            signalled |= living
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
         return True
 
+    def _members(process: subprocess.Popen[bytes]) -> set[int]:
+        """The living processes of the session that ``process`` leads.
 
-def _wait_for_group(process: subprocess.Popen[bytes], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while _group_alive(process) and time.monotonic() < deadline:
-        time.sleep(0.02)
+        Its process group would not do: Ninja gives every command a group of its own.
+        """
+        living = {process.pid} if process.poll() is None else set()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError, IndexError):  # it may end while it is looked at
+                # See proc(5); the name in parentheses may hold anything.
+                status = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+                state, session = status[0], int(status[3])
+                if session == process.pid and state not in {b"Z", b"X"}:
+                    living.add(int(folder.name))
+        return living
