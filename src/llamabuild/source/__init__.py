@@ -1,0 +1,19 @@
+"""Any source that a user has, as one :class:`SourceTree` that later rooms can compile."""
+
+from __future__ import annotations
+
+from llamabuild.source.find import Found, find_source
+from llamabuild.source.flags import Effect, flag_effects, required_symbols
+from llamabuild.source.model import ClassicRecipe, SourceTree
+from llamabuild.source.opening import open_source
+
+__all__ = [
+    "ClassicRecipe",
+    "Effect",
+    "Found",
+    "SourceTree",
+    "find_source",
+    "flag_effects",
+    "open_source",
+    "required_symbols",
+]

@@ -1,0 +1,63 @@
+"""Which source is meant when none is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamabuild.errors import SourceError
+from llamabuild.source.llamafile import looks_classic
+
+__all__ = ["Found", "find_source"]
+
+_VARIABLE = "LLAMABUILD_SOURCE"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A source for :func:`open_source`, and a sentence that says why this one."""
+
+    spec: str
+    reason: str
+
+
+def find_source(environ: Mapping[str, str], cwd: Path) -> Found | None:
+    """Return the one source that can be meant, none if there is nothing to be found.
+
+    Order: ``LLAMABUILD_SOURCE``; the one llamafile in the working folder; the newest release in
+    llamafile's own folder that left its sources there.
+
+    :raises SourceError: several llamafiles are candidates; they are listed.
+    """
+    if spec := environ.get(_VARIABLE, "").strip():
+        return Found(spec, f"{_VARIABLE} names it")
+    here = sorted(
+        path
+        for pattern in ("*.llamafile", "*.llamafile.exe")
+        for path in cwd.glob(pattern)
+        if path.is_file()
+    )
+    if len(here) > 1:
+        listed = "".join(f"\n  {path}" for path in here)
+        raise SourceError(
+            f"there are {len(here)} llamafiles in the working folder:{listed}",
+            hint=f"name one of them with --source or {_VARIABLE}",
+        )
+    if here:
+        return Found(str(here[0]), "it is the only llamafile in the working folder")
+    own = Path(environ.get("HOME") or environ.get("USERPROFILE") or cwd, ".llamafile")
+    # Releases before 0.8.5 share the folder itself.
+    for folder in (*_newest_first(own / "v"), own):
+        if looks_classic(folder):
+            return Found(str(folder), "llamafile left its sources there")
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    numbered = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        parts = path.name.split(".")
+        if all(part.isascii() and part.isdigit() for part in parts):
+            numbered.append(([int(part) for part in parts], path))
+    return [path for _, path in sorted(numbered, reverse=True)]

@@ -1,0 +1,198 @@
+"""llamafile 0.6 to 0.9.3: one CUDA file with its headers, in the file itself or unpacked from it.
+
+Which release they belong to is read off their contents, never off a name.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from llamabuild.errors import SourceError
+from llamabuild.source import scan
+from llamabuild.source.model import ClassicRecipe
+
+__all__ = [
+    "DEVICE",
+    "DEVICE_MEMBER",
+    "Reader",
+    "classic_names",
+    "collect",
+    "describe",
+    "looks_classic",
+]
+
+#: Gives the contents of a member (``llama.cpp/ggml.h``), or none if there is no such member.
+Reader: TypeAlias = Callable[[str], bytes | None]
+
+#: The one translation unit, in the folder where the loader unpacks everything.
+DEVICE = "ggml-cuda.cu"
+DEVICE_MEMBER = f"llama.cpp/{DEVICE}"
+
+_WHAT_IS_NEEDED = (
+    "give a llamafile 0.6 to 0.9.3; for 0.10 and later a checkout of llamafile after `make setup`"
+)
+
+
+def classic_names() -> tuple[str, ...]:
+    """The members of a llamafile that its loader unpacks, in the loader's order."""
+    return tuple(_releases()["members"])
+
+
+def looks_classic(folder: Path) -> str | None:
+    """``checkout`` or ``unpacked`` if the folder has the classic sources, else none."""
+    if (folder / DEVICE_MEMBER).is_file() and (folder / "llamafile/tinyblas.cu").is_file():
+        return "checkout"
+    if (folder / DEVICE).is_file() and (folder / "tinyblas.cu").is_file():
+        return "unpacked"
+    return None
+
+
+def collect(read: Reader, origin: str) -> dict[str, bytes]:
+    """Return what the compiler reads, by name in the loader's one folder and in its order.
+
+    Everything else that may lie there (old modules, files of other releases) is left alone.
+
+    :raises SourceError: one of the files is missing.
+    """
+    members = {Path(member).name: member for member in classic_names()}
+    found: dict[str, bytes] = {}
+    todo = [DEVICE]
+    while todo:
+        name = todo.pop()
+        data = read(members[name])
+        if data is None:
+            raise SourceError(f"{origin} has no {members[name]}", hint=_WHAT_IS_NEEDED)
+        found[name] = data
+        # Headers of AMD's libraries are included by quoted names too: those are the compiler's.
+        named = scan.includes(data.decode("utf-8", "replace"))
+        todo += [name for name in named if name in members and name not in (*found, *todo)]
+    return {name: found[name] for name in members if name in found}
+
+
+def describe(contents: Mapping[str, bytes], read: Reader, origin: str) -> dict[str, Any]:
+    """Recognise the release and return what it needs: fields of :class:`SourceTree`.
+
+    :param contents: from :func:`collect`.
+    :param read: for files that tell releases apart without being compiled.
+    :raises SourceError: this is no llamafile's ``ggml-cuda.cu``.
+    """
+    text = contents[DEVICE]
+    releases = _narrow(_by_crc(text), read)
+    recipe = _recipe_of(releases) if releases else _nearest(text, origin)
+    device = b"\n".join(contents.values())
+    note = () if releases else (_unknown(text, recipe),)
+    code_size = ("recipe:code-size",) if recipe.code_size else ()
+    return {
+        "kind": "llamafile",
+        "version": "-".join(dict.fromkeys((releases[0], releases[-1]))) if releases else None,
+        "layout": "classic",
+        "flavors": ("classic",),
+        "notes": note,
+        "device": (DEVICE,),
+        "includes": (".",),
+        "defines": recipe.defines,
+        "fast_math": recipe.fast_math,
+        "levels": scan.levels(device),
+        "declared": scan.declared(contents.get("ggml-cuda.h", b"")),
+        "markers": (*scan.markers("device", device), *code_size),
+        "recipe": recipe,
+    }
+
+
+def _by_crc(text: bytes) -> list[str]:
+    """Every release with this very file; git on Windows may have changed its line ends."""
+    for variant in (text, text.replace(b"\r\n", b"\n")):
+        crc = _crc(variant)
+        known = [name for name, files in _releases()["crc32"].items() if files[DEVICE] == crc]
+        if known:
+            return known
+    return []
+
+
+def _narrow(releases: list[str], read: Reader) -> list[str]:
+    """Keep the releases whose other files are those at hand too, if any are."""
+    table = _releases()["crc32"]
+    for member in classic_names():
+        name = Path(member).name
+        if name == DEVICE or not any(name in table[release] for release in releases):
+            continue
+        crc = _crc((read(member) or b"").replace(b"\r\n", b"\n"))
+        releases = [r for r in releases if table[r].get(name, crc) == crc] or releases
+    return releases
+
+
+def _recipe_of(releases: Iterable[str]) -> ClassicRecipe:
+    """Recipe of one release, or of several with the same ``ggml-cuda.cu``."""
+    wanted = [_number(release) for release in releases]
+    entry = [e for e in _recipes() if _number(e["first"]) <= wanted[0]][-1]
+    symbols = (
+        name
+        for name, (first, last) in _releases()["symbols"].items()
+        if any(_number(first) <= release <= _number(last) for release in wanted)
+    )
+    return _recipe(entry, symbols)
+
+
+def _nearest(text: bytes, origin: str) -> ClassicRecipe:
+    """Recipe for a file that is in no release: the newest whose words it has."""
+    for entry in reversed(_recipes()):
+        if all(word.encode() in text for word in ("ggml_cuda_link", *entry["has"])):
+            symbols = (name for name in _releases()["symbols"] if f"{name}(".encode() in text)
+            return _recipe(entry, symbols)
+    raise SourceError(
+        f"{origin} has a ggml-cuda.cu that llamafile cannot load: it has no ggml_cuda_link",
+        hint=f"llamafile 0.5 and older are not supported; {_WHAT_IS_NEEDED}",
+    )
+
+
+def _recipe(entry: Mapping[str, Any], symbols: Iterable[str]) -> ClassicRecipe:
+    oldest = entry.get("tinyblas_cuda")
+    return ClassicRecipe(
+        first=entry["first"],
+        last=entry["last"],
+        defines=tuple(entry["defines"]),
+        required=tuple(symbols),
+        fast_math=entry["fast_math"],
+        code_size=entry["code_size"],
+        link_returns=entry["link_returns"],
+        cxx_standard=entry.get("cxx_standard"),
+        tinyblas_cuda=(oldest[0], oldest[1]) if oldest else None,
+    )
+
+
+def _unknown(text: bytes, recipe: ClassicRecipe) -> str:
+    return (
+        f"its ggml-cuda.cu (CRC-32 {_crc(text)}) is in no llamafile release known here; "
+        f"it is compiled as in llamafile {recipe.releases}, which it resembles most"
+    )
+
+
+def _crc(data: bytes) -> str:
+    return f"{zlib.crc32(data):08x}"
+
+
+def _number(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in release.split("."))
+
+
+@cache
+def _recipes() -> tuple[dict[str, Any], ...]:
+    """Every recipe, with its last release and the defines it takes over from the one before."""
+    known = list(_releases()["crc32"])
+    starts = [known.index(entry["first"]) for entry in _releases()["recipe"]]
+    whole: list[dict[str, Any]] = []
+    for entry, end in zip(_releases()["recipe"], [*starts[1:], len(known)], strict=True):
+        inherited = whole[-1]["defines"] if whole else ()
+        whole.append({"defines": inherited, **entry, "last": known[end - 1]})
+    return tuple(whole)
+
+
+@cache
+def _releases() -> dict[str, Any]:
+    import tomllib
+
+    return tomllib.loads(Path(__file__).with_name("releases.toml").read_text("utf-8"))
