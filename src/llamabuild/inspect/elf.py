@@ -8,15 +8,17 @@ The layout is the System V gABI's; version sections are described in the Linux S
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from llamabuild.inspect.image import Damaged, Image, Names
+from llamabuild.inspect.model import Linkage
 
-__all__ = ["MAGIC", "Dynamic", "Elf", "Section", "Symbol", "dynamic", "parse"]
+__all__ = ["MAGIC", "Elf", "Section", "Symbol", "linkage", "parse"]
 
 MAGIC = b"\x7fELF"
 
@@ -36,7 +38,9 @@ _SHT_SYMTAB, _SHT_DYNAMIC, _SHT_NOTE, _SHT_NOBITS, _SHT_DYNSYM = 2, 6, 7, 8, 11
 _SHT_GNU_VERNEED = 0x6FFFFFFE
 _DT_NEEDED, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 14, 15, 29
 _SHN_UNDEF = 0
+_LOCAL, _WEAK = 0, 2
 _NT_GNU_BUILD_ID = 3
+_MACHINES = {62: "x86_64", 183: "aarch64", 21: "ppc64le", 243: "riscv64"}
 
 
 class Section(NamedTuple):
@@ -109,6 +113,11 @@ class Elf:
         for name, info, other, section, value, size in _SYMBOL.iter_unpack(rows[:whole]):
             yield Symbol(names.at(name), value, size, info & 15, info >> 4, other, section)
 
+    def find(self, name: str) -> memoryview:
+        """The bytes of the first section of that name; empty where there is none."""
+        section = self.section(name)
+        return memoryview(b"") if section is None else self.content(section)
+
     def dynamic_symbols(self) -> Iterator[Symbol]:
         """The symbols that the dynamic linker sees."""
         return self.symbols(_SHT_DYNSYM)
@@ -140,6 +149,9 @@ def parse(image: Image) -> Elf:
     rows = list(_SECTION.iter_unpack(image.cut(table, count * _SECTION.size)))
     if names_index >= len(rows):
         raise Damaged("its section names are not there")
+    # Sections do not overlap; a file in which they did could make every reader read it many times.
+    if sum(row[5] for row in rows if row[1] not in (0, _SHT_NOBITS)) > 2 * len(image):
+        raise Damaged("its sections claim more bytes than it has")
     names = Names(bytes(image.cut(rows[names_index][4], rows[names_index][5])))
     sections = tuple(
         Section(names.at(name), kind, flag, address, offset, size, link, info, entry_size)
@@ -148,37 +160,64 @@ def parse(image: Image) -> Elf:
     return Elf(image, machine, flags, os_abi, abi_version, sections)
 
 
-@dataclass(frozen=True)
-class Dynamic:
-    """What a shared object tells the dynamic linker."""
-
-    soname: str
-    needed: tuple[str, ...]
-    runpath: tuple[str, ...]
-    versions: tuple[str, ...]  # every version asked for, such as "GLIBC_2.34"
-    build_id: str  # hexadecimal; empty where there is none
-
-
-def dynamic(elf: Elf) -> Dynamic:
-    """Read the dynamic section, the versions asked for and the build id.
+def linkage(file: Elf) -> Linkage:
+    """What the library offers and asks for.
 
     :raises Damaged: a table points outside the file or outside its strings.
     """
-    soname, needed, runpath = "", [], []
-    section = next((each for each in elf.sections if each.kind == _SHT_DYNAMIC), None)
-    if section is not None:
-        names = Names(bytes(elf.content(elf.linked(section))))
-        rows = elf.content(section)
-        for tag, value in _DYNAMIC.iter_unpack(rows[: len(rows) - len(rows) % _DYNAMIC.size]):
-            if tag == 0:
-                break
-            if tag == _DT_NEEDED:
-                needed.append(names.at(value))
-            elif tag == _DT_SONAME:
-                soname = names.at(value)
-            elif tag in (_DT_RPATH, _DT_RUNPATH):
-                runpath += [part for part in names.at(value).split(":") if part]
-    return Dynamic(soname, tuple(needed), tuple(runpath), tuple(_versions(elf)), _build_id(elf))
+    symbols = list(file.symbols(_SHT_DYNSYM))
+    versions = tuple(_versions(file))
+    tags = list(_dynamic(file))
+    return Linkage(
+        format="elf",
+        machine=_MACHINES.get(file.machine, str(file.machine)),
+        exported=_names(
+            symbol for symbol in symbols if symbol.section and symbol.binding != _LOCAL
+        ),
+        undefined=_names(
+            symbol
+            for symbol in symbols
+            if not symbol.section and symbol.binding not in (_LOCAL, _WEAK)
+        ),
+        needed=tuple(text for tag, text in tags if tag == _DT_NEEDED),
+        soname=next((text for tag, text in tags if tag == _DT_SONAME), ""),
+        stripped=file.section(".symtab") is None,
+        runpath=tuple(
+            folder
+            for tag, text in tags
+            if tag in (_DT_RPATH, _DT_RUNPATH)
+            for folder in text.split(":")
+            if folder
+        ),
+        glibc=_highest("GLIBC", versions),
+        glibcxx=_highest("GLIBCXX", versions),
+        build_id=_build_id(file),
+    )
+
+
+def _names(symbols: Iterable[Symbol]) -> tuple[str, ...]:
+    return tuple(sorted({symbol.name for symbol in symbols if symbol.name}))
+
+
+def _highest(prefix: str, versions: Iterable[str]) -> str:
+    """The numerically highest of "PREFIX_1.2.3"; "GLIBC_PRIVATE" and its like count for nothing."""
+    found = [re.fullmatch(rf"{prefix}_(\d{{1,9}}(?:\.\d{{1,9}})*)", text) for text in versions]
+    numbers = [match[1] for match in found if match]
+    return max(numbers, key=lambda text: [int(part) for part in text.split(".")], default="")
+
+
+def _dynamic(file: Elf) -> Iterator[tuple[int, str]]:
+    """(tag, text) of the rows of the dynamic section that stand for a text."""
+    section = next((each for each in file.sections if each.kind == _SHT_DYNAMIC), None)
+    if section is None:
+        return
+    names = Names(bytes(file.content(file.linked(section))))
+    rows = file.content(section)
+    for tag, value in _DYNAMIC.iter_unpack(rows[: len(rows) - len(rows) % _DYNAMIC.size]):
+        if tag == 0:
+            return
+        if tag in (_DT_NEEDED, _DT_SONAME, _DT_RPATH, _DT_RUNPATH):
+            yield tag, names.at(value)
 
 
 def _versions(elf: Elf) -> Iterator[str]:

@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from llamabuild.inspect import lz4
-from llamabuild.inspect.image import Damaged, Image
+from llamabuild.inspect import lz4, zstd
+from llamabuild.inspect.image import Budget, Damaged, Image
 
-__all__ = ["Payload", "Unreadable", "containers"]
+__all__ = ["Payload", "containers"]
 
 MAGIC = 0xBA55ED50
 _CONTAINER = struct.Struct("<IHHQ")
@@ -37,12 +37,6 @@ _NOT_PADDING = re.compile(rb"[^\0]")
 
 #: Entries in one section. The largest libraries (cuBLAS) hold some tens of thousands.
 MOST_ENTRIES = 200_000
-#: Bytes of one unpacked entry. The largest cubins of ggml are below 10 MB.
-LARGEST = 1 << 28
-
-
-class Unreadable(Exception):
-    """The payload is sound as far as one can tell, but packed in a way that cannot be read here."""
 
 
 @dataclass(frozen=True)
@@ -51,24 +45,24 @@ class Payload:
 
     container: int
     kind: Literal["sass", "ptx"]
-    arch: str
+    number: int  # of the architecture: 90
+    arch: str  # with its suffix: "90a"
+    version: tuple[int, int]  # of the PTX language: (7, 8); means something else for a cubin
     flags: int
     packed: memoryview
     size: int  # bytes when unpacked, as the header claims
 
-    def unpack(self) -> memoryview:
+    def unpack(self, budget: Budget) -> memoryview:
         """The cubin or the PTX text.
 
         :raises Damaged: it does not unpack to what the header claims.
-        :raises Unreadable: its compression is unknown, or zstd's with no decoder installed.
+        :raises Unreadable: beyond the budget, or packed with zstd and no decoder is installed.
         """
         if not self.flags & (_LZ4 | _ZSTD):
             return self.packed
-        if self.size > LARGEST:
-            raise Unreadable(f"it claims {self.size} bytes")
-        if self.flags & _LZ4:
-            return memoryview(lz4.decompress(self.packed, self.size))
-        return memoryview(_unpack_zstd(self.packed, self.size))
+        budget.spend(self.size)
+        unpack = lz4.decompress if self.flags & _LZ4 else zstd.decompress
+        return memoryview(unpack(self.packed, self.size))
 
 
 def containers(section: memoryview) -> Iterator[Payload]:
@@ -104,7 +98,9 @@ def containers(section: memoryview) -> Iterator[Payload]:
 
 
 def _entry(body: Image, at: int, container: int) -> tuple[Payload | None, int]:
-    (code, _, header, padded, packed, _, _, _, arch, _, _, flags, _, size) = body.unpack(_ENTRY, at)
+    (code, _, header, padded, packed, _, minor, major, arch, _, _, flags, _, size) = body.unpack(
+        _ENTRY, at
+    )
     if header < _ENTRY.size:
         raise Damaged(f"an entry's header claims {header} bytes")
     content = body.cut(at + header, padded)
@@ -117,18 +113,7 @@ def _entry(body: Image, at: int, container: int) -> tuple[Payload | None, int]:
             raise Damaged(f"an entry claims {packed} packed bytes in {padded}")
         content = content[:packed]
     suffix = next((text for bit, text in _SUFFIXES.items() if flags & bit), "")
-    return Payload(container, kind, f"{arch}{suffix}", flags, content, size), length
-
-
-def _unpack_zstd(packed: memoryview, size: int) -> bytes:
-    try:
-        import zstandard  # noqa: PLC0415
-    except ImportError:
-        raise Unreadable("it is packed with zstd, and the package zstandard is missing") from None
-    try:  # One byte more than promised, to see whether there is more; never all that there is.
-        unpacked = zstandard.ZstdDecompressor().stream_reader(packed).read(size + 1)
-    except zstandard.ZstdError as error:
-        raise Damaged(f"a compressed piece cannot be unpacked: {error}") from None
-    if len(unpacked) != size:
-        raise Damaged(f"a compressed piece gives {len(unpacked)} bytes and promised {size}")
-    return unpacked
+    payload = Payload(
+        container, kind, arch, f"{arch}{suffix}", (major, minor), flags, content, size
+    )
+    return payload, length

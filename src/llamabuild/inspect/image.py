@@ -11,14 +11,22 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Damaged", "Image", "Names"]
+__all__ = ["LONGEST_NAME", "Budget", "Damaged", "Image", "Names", "Unreadable"]
 
 #: Bytes. Mangled names of real kernels (cutlass templates) reach some 4,000.
 LONGEST_NAME = 1 << 15
 
 
+#: Bytes. The largest cubins of ggml, unpacked, are below 10 MB.
+LARGEST_PIECE = 1 << 28
+
+
 class Damaged(Exception):
     """The bytes do not hold what their format promises. Never leaves this package."""
+
+
+class Unreadable(Exception):
+    """The bytes may be sound, but are packed in a way that cannot be read here."""
 
 
 @dataclass(frozen=True)
@@ -70,3 +78,22 @@ class Names:
         if self.spent > 8 * len(self.table) + LONGEST_NAME:
             raise Damaged("its symbols share one string table beyond any use")
         return self.table[offset:end].decode("utf-8", "replace")
+
+
+class Budget:
+    """Bounds what a whole file may unpack to.
+
+    Honest code packs to a tenth of its size, a hostile file's to a thirty-thousandth.
+    """
+
+    def __init__(self, file_bytes: int) -> None:
+        self._left = (1 << 28) + 64 * file_bytes
+
+    def spend(self, size: int) -> None:
+        """Take ``size`` bytes off.
+
+        :raises Unreadable: that is more than is left, or more than any real piece.
+        """
+        self._left -= size
+        if self._left < 0 or size > LARGEST_PIECE:
+            raise Unreadable(f"it claims to unpack to {size} bytes, far more than any real one")

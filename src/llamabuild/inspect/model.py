@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Entry", "Kernel", "Module", "Trap"]
+__all__ = ["Entry", "Kernel", "Linkage", "Module", "Trap"]
 
 #: Does a kernel run into a trap instruction that the source put where a GPU lacks something?
 #: "suspect": it may; "unknown": its code could not be read.
@@ -34,6 +34,7 @@ class Entry:
     container: int
     size_bytes: int  # as it lies in the file, perhaps compressed
     kernels: tuple[Kernel, ...] | None  # None: packed in a way that cannot be read here
+    cuda: tuple[int, int] | None = None  # the CUDA that made it, where the code tells
 
     @property
     def label(self) -> str:
@@ -42,23 +43,29 @@ class Entry:
         return f"{self.arch}{suffix}"
 
 
-@dataclass(frozen=True)
-class Module:
-    """A shared library, what it carries for GPUs, and what it asks of its host."""
+@dataclass(frozen=True, kw_only=True)
+class Linkage:
+    """What a shared library offers its host and asks of it."""
 
-    path: Path
     format: Literal["elf", "pe"]
     machine: str  # "x86_64", "aarch64", or a number that nobody here knows
-    entries: tuple[Entry, ...]
     exported: tuple[str, ...]
     undefined: tuple[str, ...]  # others must define them; weak ones are left out
     needed: tuple[str, ...]
     soname: str
-    runpath: tuple[str, ...]
-    glibc: str  # the highest version asked for ("2.34"); empty where none is
-    glibcxx: str
-    build_id: str
     stripped: bool
+    runpath: tuple[str, ...] = ()
+    glibc: str = ""  # the highest version asked for ("2.34"); empty where none is
+    glibcxx: str = ""
+    build_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module(Linkage):
+    """A shared library, and the code for GPUs in it."""
+
+    path: Path
+    entries: tuple[Entry, ...]
     sha256: str
     size_bytes: int
     notes: tuple[str, ...]

@@ -18,7 +18,10 @@ def problems(forge):
 @pytest.fixture
 def module(forge):
     def make(*labels, **library):
-        kinds = {"real": (2, forge.cubin(["k"])), "virtual": (1, b".entry k\n")}
+        kinds = {
+            "real": (2, forge.cubin(["k"])),
+            "virtual": (1, b".version 7.8\n.target sm_61\n.entry k()\n{ ret; }"),
+        }
         entries = []
         for label in labels:
             arch, kind = label.split("-")

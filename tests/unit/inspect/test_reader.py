@@ -4,13 +4,14 @@ import hashlib
 import os
 import random
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamabuild.errors import LlamabuildError, ModuleRejectedError, UsageError
-from llamabuild.inspect import read_module
+from llamabuild.inspect import Entry, read_module
 
 PTX = b"""
 .version 7.8
@@ -24,7 +25,7 @@ PTX = b"""
 \0\0"""
 
 
-def names(entry):
+def names(entry: Entry) -> list[str] | None:
     return None if entry.kernels is None else [kernel.name for kernel in entry.kernels]
 
 
@@ -227,9 +228,9 @@ def test_random_bytes_behind_a_true_beginning_never_crash(forge):
         survive(forge, sample(forge)[:64] + chance.randbytes(2000))
 
 
-def sample(forge) -> bytes:
+def sample(forge: Any) -> bytes:
     cubin = forge.cubin(["a", "b"])
-    return forge.library(
+    content: bytes = forge.library(
         forge.container(
             forge.entry(cubin),
             forge.entry(PTX, kind=1),
@@ -240,9 +241,10 @@ def sample(forge) -> bytes:
         needed=("libc.so.6",),
         versions=("GLIBC_2.2.5", "GLIBC_2.34"),
     )
+    return content
 
 
-def survive(forge, content: bytes) -> None:
+def survive(forge: Any, content: bytes) -> None:
     """Reading gives a module or a clear refusal; anything else fails the test that calls."""
     with suppress(LlamabuildError):
         forge.read(content, "damaged.so")
