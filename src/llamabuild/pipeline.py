@@ -52,7 +52,7 @@ class Job:
     def visible(self) -> tuple[CudaArch, ...]:
         """The architectures of the GPUs that were found."""
         gpus = self.detection.gpus if self.detection else ()
-        return tuple(sorted({item for gpu in gpus for item in arch.parse(gpu.arch)}))  # type: ignore[type-var]
+        return tuple(sorted({CudaArch(int(gpu.arch)) for gpu in gpus}))
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,9 @@ def look_at_gpus(job: Job) -> Job:
     detection = probe.detect_nvidia(job.environ)
     for gpu in detection.gpus:
         job.notify(Note("info", f"GPU {gpu.index}: {gpu.name}, {gpu.arch} (by {gpu.found_via})"))
+    if detection.gpus:  # without any, the problem is the error's own text
+        for problem in detection.problems:
+            job.notify(Note("warning", problem.message))
     return replace(job, detection=detection)
 
 

@@ -8,6 +8,7 @@ into the module.
 from __future__ import annotations
 
 import hashlib
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ _PROJECT = next(
 )
 
 #: Relative cost of nvcc's steps, read off llamafile 0.9.3 (cicc 407 s, ptxas 142 s, host 23 s).
-_WEIGHTS = {"cicc": 70.0, "ptxas": 25.0, "cl": 4.0, "g++": 4.0}
+_WEIGHTS = {"cicc": 70.0, "ptxas": 25.0, "compiler": 4.0}
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,7 @@ def _build_own(
         script.write_text(_stage_script(graph, tree), encoding="utf-8")
         values["LLAMABUILD_STAGES"] = str(script)
         extra = graph.environment
-        weights = {
-            stage.label: _WEIGHTS.get(stage.label.split()[0], 0.2) for stage in graph.stages
-        }
+        weights = {stage.label: _WEIGHTS.get(stage.tool, 0.2) for stage in graph.stages}
     project = Project(
         _PROJECT,
         folder / "build",
@@ -254,14 +253,17 @@ def _build_tree(
     """``backend-dl``: the tree's own CMake, which knows its own build best."""
     source, toolkit = plan.source, plan.toolkit
     assert source.ggml_cmake is not None
+    defines = [f"-D{define}" for define in plan.defines]
     values: dict[str, str | list[str]] = {
         "CMAKE_C_COMPILER": str(plan.host_compiler.cc),
         "CMAKE_CXX_COMPILER": str(plan.host_compiler.path),
         "CMAKE_CUDA_COMPILER": str(toolkit.nvcc),
         "CMAKE_CUDA_HOST_COMPILER": str(plan.host_compiler.path),
         "CMAKE_CUDA_ARCHITECTURES": [str(arch) for arch in plan.archs],
-        "CMAKE_CUDA_FLAGS": " ".join(plan.nvcc_flags),
-        "CMAKE_MODULE_LINKER_FLAGS": " ".join(plan.link_flags),
+        "CMAKE_C_FLAGS": shlex.join(defines),
+        "CMAKE_CXX_FLAGS": shlex.join(defines),
+        "CMAKE_CUDA_FLAGS": shlex.join([*plan.nvcc_flags, *defines]),
+        "CMAKE_MODULE_LINKER_FLAGS": shlex.join(plan.link_flags),
         "CUDAToolkit_ROOT": str(toolkit.root),
         "CUDA_cuda_driver_LIBRARY": str(_driver(plan, folder, environment)),
         "CMAKE_BUILD_TYPE": "Release",

@@ -34,9 +34,13 @@ class NotUnderstood(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of the chain: what it makes, what it needs, and a short name for the user."""
+    """One command of the chain: what it makes, what it needs, and a short name for the user.
+
+    ``tool`` is ``cicc``, ``ptxas``, ``preprocessor``, ``compiler`` (the host's) or another name.
+    """
 
     label: str
+    tool: str
     argv: tuple[str, ...]
     makes: tuple[str, ...]
     needs: tuple[str, ...]
@@ -114,17 +118,19 @@ def parse(dryrun: str, *, folder: str, host_compiler: str, module_id: str) -> Gr
         ]
         needs = [name for name in named if name in made]
         made.update(makes)
-        stages.append(Stage(_label(argv), _edited(argv), tuple(makes), tuple(needs)))
+        stages.append(Stage(*_names(argv), _edited(argv), tuple(makes), tuple(needs)))
     host_object = last[last.index("-o") + 1]
     needs = [name for name in _mentions(last, temporary) if name in made]
     stubs = [name for name in made if _is_stub(name) and _belongs(name, last)]
     if not needs or len(stubs) != 1:
         raise NotUnderstood("the host compiler's input was not found in nvcc's plan")
-    stages.append(Stage(_label(last), last, (host_object,), (*needs, *stubs)))
+    label, _ = _names(last)
+    stages.append(Stage(label, "compiler", last, (host_object,), (*needs, *stubs)))
     device_object = f"{stem}.fatbin.o"
     stages.append(
         Stage(
             "assemble device code",
+            "assembler",
             (host_compiler, "-c", f"{stem}.fatbin.s", "-o", device_object),
             (device_object,),
             (fatbin,),
@@ -206,15 +212,15 @@ def _belongs(stub: str, argv: Sequence[str]) -> bool:
     return stub.removesuffix(".stub.c") + ".cpp" in argv
 
 
-def _label(argv: Sequence[str]) -> str:
-    """A few words that a user can follow: ``cicc compute_90``, ``ptxas sm_90``, ``g++``."""
-    tool = re.split(r"[/\\]", argv[0])[-1]
+def _names(argv: Sequence[str]) -> tuple[str, str]:
+    """A few words that a user can follow, and the tool: ``cicc compute_90``, ``cicc``."""
+    program = re.split(r"[/\\]", argv[0])[-1]
+    if "-E" in argv:
+        level = next((word for word in argv if word.startswith("-D__CUDA_ARCH__=")), "")
+        return f"{program} preprocessor {level.partition('=')[2]}".strip(), "preprocessor"
     for position, word in enumerate(argv):
         if word == "-arch":
-            return f"{tool} {argv[position + 1]}"
-        if word.startswith(("-arch=", "--arch=")):
-            return f"{tool} {word.partition('=')[2]}"
-    if "-E" in argv:
-        level = next((w for w in argv if w.startswith("-D__CUDA_ARCH__=")), "")
-        return f"{tool} preprocessor" + (f" {level.partition('=')[2]}" if level else "")
-    return tool
+            return f"{program} {argv[position + 1]}", program
+        if word.startswith("-arch="):
+            return f"{program} {word.partition('=')[2]}", program
+    return program, program
