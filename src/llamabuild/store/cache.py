@@ -79,7 +79,7 @@ class Store:
         """Return the artifact of ``key``, or None; a damaged one is reported and is None, too.
 
         The digest is computed again only if the file is not the one that was seen last (size,
-        modification time, inode). Nothing is written but the time of this use.
+        times, inode). Nothing is written but the time of this use.
         """
         entry = read_entry(self._folder_of(key), self._digest)
         if isinstance(entry, Damage):

@@ -60,8 +60,8 @@ def test_the_first_ptxas_on_path_is_its_own_even_where_the_system_has_another(
 
 def test_the_systems_own_folders_stay_because_the_linker_is_there(sandbox: Sandbox) -> None:
     sandbox.toolkit(sandbox.root / "opt/cuda")
-    sandbox.environ["PATH"] = "/usr/bin:/bin"
     (toolkit,) = sandbox.find().toolkits
+    sandbox.environ["PATH"] = "/usr/bin:/bin"
     assert path_of(sandbox, toolkit)[-2:] == ["/usr/bin", "/bin"]
 
 

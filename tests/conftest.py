@@ -1,0 +1,16 @@
+"""What holds for every test: nobody's settings reach it, and it reaches nobody's cache."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Give the test an empty cache, and none of the settings of who runs it."""
+    for name in list(os.environ):
+        if name.startswith("LLAMABUILD_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("LLAMABUILD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
