@@ -1,0 +1,67 @@
+"""Everything that is run on this project, by ``nox``; ``nox --list`` tells what there is.
+
+Without a session's name: ``lint``, ``unit`` and ``real``, which is what has to pass.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["lint", "unit", "real"]
+nox.options.stop_on_first_error = True
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def group(name: str) -> list[str]:
+    """Return the requirements of a dependency group."""
+    return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, and types."""
+    session.install(".", *group("lint"), *group("test"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Tests without a compiler, on the installed package."""
+    session.install(".", *group("test"))
+    session.run("pytest", "tests/unit", *session.posargs)
+
+
+@nox.session
+def real(session: nox.Session) -> None:
+    """Tests with the compilers and sources that are here; what is missing is skipped."""
+    session.install(".[cuda13]", *group("test"))
+    session.run("pytest", "tests/real", *session.posargs)
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """Unit tests with the oldest dependencies that are allowed."""
+    wanted = [*PYPROJECT["project"]["dependencies"], *group("test")]
+    session.install(".", *(requirement.replace(">=", "==") for requirement in wanted))
+    session.run("pytest", "tests/unit", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Ratios of times, each measured in one run: ``nox -s bench -- builds --source FILE ...``."""
+    session.install(".[cuda13]")
+    name, *options = session.posargs or ["startup"]
+    session.run("python", Path("benchmarks", f"{name}.py"), *options)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The pages of ``docs/`` as a site; a link that leads nowhere is an error."""
+    session.install(*group("docs"))
+    session.run("mkdocs", "build", "--strict", "--site-dir", session.create_tmp())
