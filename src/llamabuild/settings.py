@@ -1,0 +1,382 @@
+"""Every option, declared once: its flag, its environment variables, its default and its words.
+
+The fields of :class:`Request` are the declarations. The command line, the Python API and
+``docs/reference.md`` read them as :data:`OPTIONS`; :func:`resolve` turns what a user gave into a
+request that remembers where each value came from, so that a message can say "61, from CUDAARCHS".
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, Literal, TypedDict
+
+from llamabuild.errors import UsageError
+
+__all__ = [
+    "ARGUMENTS",
+    "COMMANDS",
+    "OPTIONS",
+    "Argument",
+    "Option",
+    "Options",
+    "Request",
+    "resolve",
+]
+
+#: Command -> what it does, in one line.
+COMMANDS: Mapping[str, str] = {
+    "build": "compile a GPU module, or answer from the cache (the default command)",
+    "plan": "show what build would do, without compiling",
+    "detect": "show the GPUs that are there, and what is wrong with the driver",
+    "inspect": "show which architectures, kernels and symbols a finished module holds",
+    "cache": "list, check and clean the cached modules",
+}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What stands on the command line without a flag; ``count`` is as argparse's ``nargs``."""
+
+    name: str
+    help: str
+    count: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+#: Command -> its arguments.
+ARGUMENTS: Mapping[str, tuple[Argument, ...]] = {
+    "inspect": (Argument("file", "a GPU module: .so or .dll"),),
+    "cache": (
+        Argument("action", "what to do", None, ("list", "path", "verify", "prune", "clear")),
+        Argument("key", "an entry's key or its beginning (path, verify)", "?"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    A ``flag`` is set by naming it, a ``switch`` has a ``--no-`` form as well, a ``count`` counts
+    how often it is named, and a ``list`` may be repeated. ``variables`` are read in order when
+    the command line is silent; ``default`` counts when they are, too.
+    """
+
+    name: str
+    kind: Literal["text", "number", "list", "flag", "switch", "count"]
+    default: Any
+    help: str
+    commands: frozenset[str]
+    group: str
+    letter: str = ""
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        """The long spelling on the command line: ``--force-mmq``, ``--define`` for ``defines``."""
+        return "--" + self.name.removesuffix("s" if self.kind == "list" else "").replace("_", "-")
+
+
+def _option(kind: str, default: Any, words: str, **more: Any) -> Any:
+    """Make a field of :class:`Request` that holds the makings of an :class:`Option`."""
+    return field(default=default, metadata={"kind": kind, "help": words, **more})
+
+
+_BUILD_ONLY = frozenset({"build"})
+_BUILD = _BUILD_ONLY | {"plan"}
+_CACHE_ONLY = frozenset({"cache"})
+_ALL = frozenset(COMMANDS)
+
+_what = partial(_option, group="what to build", commands=_BUILD)
+_code = partial(_option, group="code", commands=_BUILD)
+_tools = partial(_option, group="tools", commands=_BUILD)
+_result = partial(_option, group="result", commands=_BUILD_ONLY)
+_pruning = partial(_option, group="pruning", commands=_CACHE_ONLY)
+_common = partial(_option, group="common", commands=_ALL)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user wants, whichever way it was said; None leaves it to the source or toolkit."""
+
+    arch: str = _what(
+        "text",
+        "native",
+        "architectures to compile for: native, auto, all, all-major, or a list such as "
+        "'61,75,8.9+PTX,90a', 'sm_89' or 'rtx 4090'",
+        metavar="LIST",
+        variables=("LLAMABUILD_ARCH", "CUDAARCHS", "TORCH_CUDA_ARCH_LIST"),
+    )
+    source: str | None = _what(
+        "text",
+        None,
+        "a llamafile, its folder, a llama.cpp, ggml or whisper.cpp tree or archive, or "
+        "pypi:NAME==VERSION; by default a llamafile that is found here or in ~/.llamafile",
+        metavar="SOURCE",
+        variables=("LLAMABUILD_SOURCE",),
+    )
+    flavor: str | None = _what(
+        "text",
+        None,
+        "how the module is loaded; by default what the source is made for",
+        choices=("classic", "self-contained", "backend-dl"),
+    )
+    per_arch: bool = _what("flag", False, "one thin module per architecture, each cached by itself")
+    literal: bool = _what(
+        "flag",
+        False,
+        "take all-major as nvcc means it, without the architectures at which the source switches "
+        "to other code",
+    )
+    force_mmq: bool = _code(
+        "switch",
+        False,
+        "multiply quantized matrices with the integer kernels at every size (GGML_CUDA_FORCE_MMQ)",
+        variables=("LLAMABUILD_FORCE_MMQ",),
+    )
+    force_cublas: bool = _code(
+        "flag",
+        False,
+        "multiply quantized matrices with cuBLAS instead (GGML_CUDA_FORCE_CUBLAS)",
+    )
+    blas: str | None = _code(
+        "text",
+        None,
+        "matrix library for unquantized products; by default tinyBLAS where the source has it",
+        choices=("tiny", "cublas"),
+    )
+    no_iq: bool = _code("flag", False, "leave the IQ quantizations out")
+    fa: str = _code(
+        "text",
+        "default",
+        "flash attention: none, the source's usual kernels, or every K/V type",
+        choices=("off", "default", "all"),
+    )
+    fast_math: bool | None = _code(
+        "switch",
+        None,
+        "approximate divisions and square roots; by default as the source's own build does",
+    )
+    defines: tuple[str, ...] = _code(
+        "list",
+        (),
+        "a preprocessor definition for every file; may be repeated",
+        letter="-D",
+        metavar="NAME[=VALUE]",
+    )
+    nvcc_flags: tuple[str, ...] = _code(
+        "list",
+        (),
+        "a further argument for nvcc, written --nvcc-flag=-lineinfo; may be repeated",
+        metavar="FLAG",
+    )
+    toolkit: str | None = _tools(
+        "text",
+        None,
+        "the CUDA toolkit to use: its folder or its version",
+        metavar="PATH|VERSION",
+        variables=("LLAMABUILD_TOOLKIT",),
+    )
+    host_compiler: str | None = _tools(
+        "text",
+        None,
+        "the C++ compiler that nvcc drives",
+        metavar="PATH",
+        variables=("LLAMABUILD_HOST_COMPILER",),
+    )
+    cxx_runtime: str = _tools(
+        "text",
+        "static",
+        "link the C++ runtime into the module, or expect it where the module runs",
+        choices=("static", "shared"),
+    )
+    compress: str | None = _tools(
+        "text",
+        None,
+        "compression of the device code; by default the toolkit's own",
+        choices=("none", "speed", "balance", "size"),
+    )
+    jobs: int | None = _tools(
+        "number",
+        None,
+        "compilers at once; by default what cores and memory allow",
+        letter="-j",
+        metavar="N",
+        variables=("MAX_JOBS", "CMAKE_BUILD_PARALLEL_LEVEL"),
+    )
+    output: str | None = _result(
+        "text", None, "also copy the module to this file or folder", letter="-o", metavar="PATH"
+    )
+    rebuild: bool = _result("flag", False, "compile even if the cache has the answer")
+    dry_run: bool = _result("flag", False, "show the plan and compile nothing")
+    older_than: str | None = _pruning(
+        "text", None, "prune what was not used for this long: 12h, 30d", metavar="AGE"
+    )
+    max_size: str | None = _pruning(
+        "text",
+        None,
+        "prune the least recently used until the cache is no larger: 500M, 2G",
+        metavar="SIZE",
+    )
+    cache_dir: str | None = _common(
+        "text",
+        None,
+        "the cache folder; by default the platform's",
+        commands=_BUILD | _CACHE_ONLY,
+        metavar="DIR",
+        variables=("LLAMABUILD_CACHE_DIR",),
+    )
+    json: bool = _common("flag", False, "print one JSON document on stdout")
+    verbose: int = _common(
+        "count",
+        0,
+        "tell more: what was tried, rejected and why, and every compiler line",
+        letter="-v",
+    )
+    quiet: bool = _common("flag", False, "say nothing but results and errors", letter="-q")
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def origin(self, name: str) -> str:
+        """Where a value came from: ``--arch``, ``CUDAARCHS`` or ``default``."""
+        return self.origins.get(name, "default")
+
+
+OPTIONS: tuple[Option, ...] = tuple(
+    Option(name=entry.name, default=entry.default, **entry.metadata)
+    for entry in fields(Request)
+    if entry.metadata
+)
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of the Python API: what is not said is decided as in a request."""
+
+    flavor: str
+    per_arch: bool
+    literal: bool
+    force_mmq: bool
+    force_cublas: bool
+    blas: str
+    no_iq: bool
+    fa: str
+    fast_math: bool
+    defines: Sequence[str]
+    nvcc_flags: Sequence[str]
+    toolkit: str
+    host_compiler: str
+    cxx_runtime: str
+    compress: str
+    jobs: int
+    output: str
+    rebuild: bool
+    cache_dir: str
+
+
+def resolve(given: Mapping[str, Any], environ: Mapping[str, str]) -> Request:
+    """Fill what the user left open from the environment and the defaults.
+
+    :param given: option name -> value, with absent or ``None`` meaning "not said".
+    :raises UsageError: an unknown name, a value of the wrong kind or outside the choices, a
+        contradiction between two options.
+    """
+    names = [option.name for option in OPTIONS]
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names) or names
+            raise UsageError(f"there is no option {name!r}", hint=", ".join(near))
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for option in OPTIONS:
+        value, origin = _first_said(option, given, environ)
+        values[option.name] = value if origin == "default" else _checked(option, value, origin)
+        origins[option.name] = origin
+    request = Request(**values, origins=origins)
+    _refuse_contradictions(request)
+    return request
+
+
+def _first_said(
+    option: Option, given: Mapping[str, Any], environ: Mapping[str, str]
+) -> tuple[Any, str]:
+    if given.get(option.name) is not None:
+        return given[option.name], option.flag
+    for variable in option.variables:
+        said = environ.get(variable, "").strip()
+        if said:
+            return said, variable
+    return option.default, "default"
+
+
+def _checked(option: Option, value: Any, origin: str) -> Any:
+    """Return ``value`` as its kind wants it, or say what is wrong with it."""
+    try:
+        if option.kind == "text":
+            return _text(value, option.choices)
+        if option.kind == "list":
+            return _texts(value)
+        if option.kind == "number":
+            return _whole_number(value, least=1)
+        if option.kind == "count":
+            return _whole_number(value, least=0)
+        return _truth(value)
+    except (TypeError, ValueError) as problem:
+        example = {"text": "|".join(option.choices), "number": "2"}.get(option.kind, "")
+        raise UsageError(
+            f"{origin}: {value!r} is {problem}",
+            hint=f"{option.flag} {example or option.metavar}".strip(),
+        ) from None
+
+
+def _text(value: Any, choices: Sequence[str]) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | os.PathLike):
+        raise TypeError("not text")
+    text = str(value)
+    if choices and text not in choices:
+        raise ValueError(f"not one of {', '.join(choices)}")
+    return text
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise TypeError("not a list of texts")
+    return tuple(items)
+
+
+def _whole_number(value: Any, *, least: int) -> int:
+    text = str(value)
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"not a whole number of at least {least}")
+    return int(text)
+
+
+def _truth(value: Any) -> bool:
+    text = str(value).lower()
+    if text in {"1", "on", "true", "yes"}:
+        return True
+    if text in {"0", "off", "false", "no"}:
+        return False
+    raise ValueError("neither on nor off")
+
+
+def _refuse_contradictions(request: Request) -> None:
+    def contradict(first: str, second: str) -> UsageError:
+        return UsageError(
+            f"{request.origin(first)} and {request.origin(second)} contradict each other",
+            hint="leave one of the two out",
+        )
+
+    if request.force_mmq and request.force_cublas:
+        raise contradict("force_mmq", "force_cublas")
+    if request.force_cublas and request.blas == "tiny":
+        raise UsageError(
+            "--force-cublas needs cuBLAS, and --blas tiny leaves it out", hint="--blas cublas"
+        )
+    if request.quiet and request.verbose:
+        raise contradict("quiet", "verbose")
