@@ -37,11 +37,15 @@ class StepStarted:
 
 @dataclass(frozen=True)
 class StepAdvanced:
-    """``done`` of ``total`` pieces of a step are finished; ``label`` names the latest one."""
+    """``done`` of ``total`` pieces of a step are finished; ``label`` names the latest one.
+
+    ``share`` is the part of the expected work that is done, 0 to 1: pieces differ in cost.
+    """
 
     step: str
     done: int
     total: int
+    share: float
     label: str = ""
 
 

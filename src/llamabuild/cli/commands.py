@@ -230,10 +230,11 @@ def _remember(call: Call, job: pipeline.Job, results: Sequence[pipeline.Built]) 
     replay.record(
         call.argv,
         call.environ,
+        base=str(job.store.base),
         files=[*map(str, files), *(str(result.path) for result in warm)],
         used=[str(result.path.with_name("manifest.json")) for result in warm],
         stdout=_built_output(call, warm),
-        stderr="" if request.quiet else _built_text(warm),
+        stderr="".join(call.renderer.shown) + ("" if request.quiet else _built_text(warm)),
     )
 
 
