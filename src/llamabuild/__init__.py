@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from llamabuild.events import Listener
     from llamabuild.pipeline import Built, Job
-    from llamabuild.plan import Plan
+    from llamabuild.planning import Plan
     from llamabuild.probe import Detection
     from llamabuild.settings import Options
 

@@ -18,7 +18,7 @@ from llamabuild.arch import CudaArch, Item, Keyword
 from llamabuild.errors import CompilationError, ModuleRejectedError, SourceError
 from llamabuild.events import Listener, Note
 from llamabuild.memo import Memo
-from llamabuild.plan import Plan, make_plan, needs_cublas
+from llamabuild.planning import Plan, make_plan, needs_cublas
 from llamabuild.probe import Detection
 from llamabuild.settings import Request
 from llamabuild.source import SourceTree

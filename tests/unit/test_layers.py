@@ -16,7 +16,7 @@ LAYERS = (
     {"errors", "events", "run", "memo"},
     {"settings", "arch"},
     {"probe", "toolchain", "source"},
-    {"plan"},
+    {"planning"},
     {"engine", "inspect", "store", "verify", "deliver"},
     {"pipeline", "doctor", "replay"},
     {"cli"},

@@ -20,7 +20,7 @@ from llamabuild.engine import driver_stub, jobs, stages
 from llamabuild.engine.cmake import Project, quote
 from llamabuild.errors import CompilationError, StoreError, ToolchainError
 from llamabuild.events import Listener, Note
-from llamabuild.plan import Plan
+from llamabuild.planning import Plan
 from llamabuild.probe import HostLimits
 from llamabuild.toolchain import BuildTools, Toolkit, compiler_environment
 
@@ -118,7 +118,7 @@ def _build_own(
         "LLAMABUILD_NVCC_FLAGS": flags,
         "LLAMABUILD_DEFINES": list(plan.defines),
         "LLAMABUILD_INCLUDES": [str(tree / name) for name in source.includes],
-        "LLAMABUILD_HOST_FLAGS": list(plan.host_flags),
+        "LLAMABUILD_HOST_FLAGS": [*plan.host_flags, *_anonymous(plan, tree)],
         "LLAMABUILD_LINK_FLAGS": list(plan.link_flags),
         "LLAMABUILD_LIBRARIES": _libraries(plan, folder, environment),
     }
@@ -147,6 +147,11 @@ def _build_own(
     project.configure(values)
     project.build("module", jobs=share.jobs, environment=extra, weights=weights)
     return folder / "build" / plan.module
+
+
+def _anonymous(plan: Plan, tree: Path) -> list[str]:
+    """Keep the build folder's name out of ``__FILE__``: CMake names sources by absolute path."""
+    return [] if plan.host_compiler.kind == "msvc" else [f"-ffile-prefix-map={tree}/="]
 
 
 def _split_flags(plan: Plan, share: jobs.Share) -> list[str]:

@@ -20,6 +20,8 @@ from llamabuild.events import Listener, Note, StepAdvanced, StepFinished, StepSt
 __all__ = ["Project", "quote"]
 
 _PROGRESS = re.compile(r"^\[(\d+)/(\d+)\] (.*)$")
+#: CMake's own comment for a C or C++ file, of which the file's name is enough.
+_OBJECT = re.compile(r"^Building \w+ object (?:.*/)?([^/]+)\.(?:o|obj)$")
 #: Only what the plan says reaches the compilers, or the same key would hold different modules.
 FOREIGN_VARIABLES = (
     "CFLAGS",
@@ -160,7 +162,8 @@ class Project:
         self._lines.append(line)
         progress = _PROGRESS.match(line)
         if progress:
-            done, total, label = int(progress[1]), int(progress[2]), progress[3]
+            done, total = int(progress[1]), int(progress[2])
+            label = _OBJECT.sub(r"\1", progress[3])
             self._spent += self._weights.get(label, 1.0)
             whole = sum(self._weights.values()) + total - len(self._weights)
             share = min(1.0, self._spent / whole) if whole > 0 else 0.0

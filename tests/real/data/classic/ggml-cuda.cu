@@ -5,7 +5,11 @@
 #include <vector>
 #include "ggml-cuda.h"
 #include "ggml-backend-impl.h"
+#ifdef GGML_USE_TINYBLAS
 #include "tinyblas.cu"
+#else
+#error "this source has no other matrix library"
+#endif
 
 #define MIN_CC_DP4A 610
 

@@ -10,7 +10,7 @@ import pytest
 
 from llamabuild.arch import CudaArch
 from llamabuild.errors import SourceError, ToolchainError
-from llamabuild.plan import Plan, make_plan, needs_cublas
+from llamabuild.planning import Plan, make_plan, needs_cublas
 from llamabuild.settings import resolve
 from llamabuild.source import ClassicRecipe, SourceTree
 from llamabuild.toolchain import Cublas, HostCompiler, Machine, Toolkit
