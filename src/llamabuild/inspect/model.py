@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +77,12 @@ class Module(Linkage):
         if not self.entries:
             return None
         return "hip" if self.entries[0].kind == "gcn" else "cuda"
+
+    @property
+    def containers(self) -> tuple[tuple[Entry, ...], ...]:
+        """The entries, container by container: the driver chooses in each by itself."""
+        groups = groupby(self.entries, lambda entry: entry.container)
+        return tuple(tuple(entries) for _, entries in groups)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -100,18 +100,18 @@ def verdict(code: memoryview, arch: int) -> Trap:
     """Judge machine code by its instructions alone, not by its messages."""
     if arch < _MAXWELL:
         return "unknown"
-    traps = _old_traps(code) if arch < _VOLTA else _traps(code)
-    first = next(traps, None)
+    first = next(_old_traps(code) if arch < _VOLTA else _traps(code), None)
     if first is None:
         return "none"
+    at, always = first
     straight = _old_straight if arch < _VOLTA else _straight
-    return "trapped" if straight(code[:first]) else "suspect"
+    return "trapped" if always and straight(code[:at]) else "suspect"
 
 
-def _old_traps(code: memoryview) -> Iterator[int]:
+def _old_traps(code: memoryview) -> Iterator[tuple[int, bool]]:
     for at, word in _old_words(code):
         if word == _OLD_TRAP:
-            yield at
+            yield at, True
 
 
 def _old_straight(code: memoryview) -> bool:
@@ -131,13 +131,14 @@ def _old_words(code: memoryview) -> Iterator[tuple[int, int]]:
             yield index * _OLD_WORD.size, word
 
 
-def _traps(code: memoryview) -> Iterator[int]:
+def _traps(code: memoryview) -> Iterator[tuple[int, bool]]:
+    """Where the traps are, and whether nothing makes them conditional."""
     for match in _TRAP.finditer(code):
         at = match.start()
         if at % _WORD.size == 0 and at + _WORD.size <= len(code):
             low, high = _WORD.unpack_from(code, at)
             if low & 0xFFF == _BPT and high & _KIND_MASK == _TRAP_KIND:
-                yield at
+                yield at, low >> 12 & 0xF == _ALWAYS
 
 
 def _straight(code: memoryview) -> bool:

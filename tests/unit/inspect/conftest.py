@@ -93,6 +93,36 @@ class Forge:
         text = Part(".text", 1, b"")
         return self.elf([text, *self.symbols(rows)], machine=190, flags=arch << 16 | arch)
 
+    def code(
+        self,
+        functions: dict[str, bytes],
+        *,
+        text: bytes = b"",
+        referred: tuple[str, ...] = (),
+        through_constants: bool = False,
+    ) -> bytes:
+        """A cubin with machine code; ``referred`` functions refer to ``text`` by relocations.
+
+        Through constants: all addresses stand in bank 4, the text's at offset 8.
+        """
+        parts = [Part(f".text.{name}", 1, content) for name, content in functions.items()]
+        rows = [(name, FUNCTION, GLOBAL, 0x10, index + 1) for index, name in enumerate(functions)]
+        # 10 bytes of something else come first, so that the symbol's value matters.
+        rows += [("$str", OBJECT, 0, 0, len(parts) + 1)]
+        parts.append(Part(".nv.global.init", 1, b"anything\0\0" + text + b"\0"))
+        symtab, strtab = self.symbols(rows)
+        last = bytearray(symtab.content)
+        struct.pack_into("<Q", last, len(last) - 16, 10)
+        symtab.content = bytes(last)
+        for name in () if through_constants else referred:
+            relocation = struct.pack("<QII", 0x38, 0x2B, len(rows))
+            section = 1 + list(functions).index(name)
+            parts.append(Part(f".rel.text.{name}", 9, relocation, ".symtab", section, 16))
+        if through_constants:
+            relocation = struct.pack("<QIIq", 8, 2, len(rows), 0)
+            parts.append(Part(".rela.nv.constant4", 4, relocation, ".symtab", 0, 24))
+        return self.elf([*parts, symtab, strtab], machine=190)
+
     def entry(
         self,
         payload: bytes,
