@@ -19,7 +19,7 @@ from llamabuild.errors import ToolchainError
 from llamabuild.memo import Memo
 from llamabuild.toolchain.describe import describe
 from llamabuild.toolchain.facts import numbers
-from llamabuild.toolchain.layout import real_home
+from llamabuild.toolchain.layout import Layout, real_home
 from llamabuild.toolchain.model import Machine, Rejected, Toolkit, ToolkitSearch
 from llamabuild.toolchain.programs import Unusable, find_program, path_folders
 
@@ -58,9 +58,9 @@ class Search:
         return None
 
     def listed(self, folder: Path, pattern: str) -> list[Path]:
-        """What in ``folder`` matches ``pattern``: newest version first, by the numbers in it."""
+        """What in ``folder`` matches ``pattern``."""
         self.watched.append(folder)
-        return sorted(folder.glob(pattern), key=lambda path: _numbers_in(path.name), reverse=True)
+        return sorted(folder.glob(pattern))
 
     def named_folder(self, folder: Path, found_via: str) -> Iterator[Finding]:
         """A folder that the user named: a miss is worth a word."""
@@ -70,10 +70,6 @@ class Search:
             yield Rejected(folder, found_via, reason, "name the folder that holds bin/nvcc")
         else:
             yield Hit(nvcc, found_via, named=True)
-
-
-def _numbers_in(name: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", name))
 
 
 def toolkit_option(search: Search) -> Iterator[Finding]:
@@ -118,7 +114,7 @@ def usual_folders(search: Search) -> Iterator[Finding]:
     r"""5. Where NVIDIA's installers and Arch Linux put it.
 
     ``/usr/local/cuda``, ``/usr/local/cuda-*`` and ``/opt/cuda``; on Windows
-    ``%ProgramFiles%\\NVIDIA GPU Computing Toolkit\CUDA\v*``. Newest first.
+    ``%ProgramFiles%\\NVIDIA GPU Computing Toolkit\CUDA\v*``.
     """
     if search.machine.system == "windows":
         programs = Path(search.environ.get("PROGRAMFILES", r"C:\Program Files"))
@@ -140,7 +136,7 @@ def debian_package(search: Search) -> Iterator[Finding]:
 
 
 def wheels(search: Search) -> Iterator[Finding]:
-    """7. The CUDA wheels in site-packages: ``nvidia/cu13/bin/nvcc``, newest first.
+    """7. The CUDA wheels in site-packages: ``nvidia/cu13/bin/nvcc``.
 
     The wheels of CUDA 11 and 12 bring ptxas without nvcc, and are turned down by name.
     """
@@ -245,8 +241,10 @@ def _describe_all(search: Search, memo: Memo) -> tuple[list[Toolkit], list[Rejec
             if home in seen:
                 continue
             seen.add(home)
-            toolkit, files = describe(
-                home,
+            layout = Layout.of(home, search.machine)
+            search.watched.extend(layout.watched(search.machine))
+            toolkit = describe(
+                layout,
                 found_via=finding.found_via,
                 named=finding.named,
                 environ=search.environ,
@@ -257,18 +255,14 @@ def _describe_all(search: Search, memo: Memo) -> tuple[list[Toolkit], list[Rejec
             rejected.append(Rejected(finding.nvcc, finding.found_via, problem.reason, problem.hint))
         else:
             toolkits.append(toolkit)
-            search.watched.extend(files)
     return toolkits, rejected
 
 
-def _rank(toolkit: Toolkit) -> tuple[bool, bool, tuple[int, ...]]:
+def _rank(toolkit: Toolkit) -> tuple[bool, tuple[int, ...]]:
     """Sort key: best first. Sorting is stable, so those named stay in the order of the search."""
-    newest_first = tuple(-number for number in numbers(toolkit.version))
-    return (
-        not toolkit.named,
-        bool(toolkit.known_problems) and not toolkit.named,
-        () if toolkit.named else newest_first,
-    )
+    if toolkit.named:
+        return (False, ())
+    return (bool(toolkit.known_problems), tuple(-number for number in numbers(toolkit.version)))
 
 
 def _is_version(toolkit: Toolkit, version: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from llamabuild import run
 from llamabuild.arch import CudaArch
 from llamabuild.memo import Memo
-from llamabuild.toolchain.facts import facts, numbers
+from llamabuild.toolchain.facts import FACTS, facts, numbers
 from llamabuild.toolchain.layout import (
     TOOLS,
     Layout,
@@ -26,29 +26,28 @@ __all__ = ["HostLimits", "describe", "disagreement", "host_limits", "target_code
 
 
 def describe(
-    home: Path,
+    layout: Layout,
     *,
     found_via: str,
     named: bool,
     environ: Mapping[str, str],
     machine: Machine,
     memo: Memo,
-) -> tuple[Toolkit, tuple[Path, ...]]:
-    """Return the toolkit whose real nvcc lies in ``home``, and the files that were looked at.
+) -> Toolkit:
+    """Return the toolkit that lies as ``layout`` says.
 
     :raises Unusable: a piece is missing, of another version than nvcc, hangs or crashes.
     """
-    layout = Layout.of(home, machine)
     pieces = find_pieces(layout, machine)
     crt = _crt_wheel(layout)
     math_functions = pieces["crt/host_config.h"].with_name("math_functions.h")
-    files = [*pieces.values(), math_functions, *([crt] if crt else [])]
+    files = [*pieces.values(), math_functions, FACTS]
     answer = memo.recall("CUDA toolkit, 1", files, lambda: _ask(layout, pieces, environ))
     versions: dict[str, str] = answer["versions"] | ({"crt": _wheel_version(crt)} if crt else {})
     problem = disagreement(versions)
     if problem:
         raise Unusable(problem, _cure(layout, versions))
-    toolkit = Toolkit(
+    return Toolkit(
         version=versions["nvcc"],
         root=layout.root,
         nvcc=pieces["nvcc"],
@@ -71,22 +70,22 @@ def describe(
         threads=answer["threads"],
         known_problems=tuple(answer["known_problems"]),
     )
-    return toolkit, tuple(files)
 
 
 def _ask(layout: Layout, pieces: Mapping[str, Path], environ: Mapping[str, str]) -> dict[str, Any]:
     """Everything about a toolkit that costs a process or the reading of a header."""
-    environ = run.environment(environ, path_first=layout.tool_dirs, unset=NVCC_FLAGS)
+    environ = run.environment(environ, unset=NVCC_FLAGS)
     help_text = ask([pieces["nvcc"], "--help"], environ)
     codes = target_codes(help_text)
-    if not codes:
+    compute = next((code for code in codes if code.startswith("compute_")), None)
+    if compute is None:
         raise Unusable("`nvcc --help` names no architecture that it can compile", layout.reinstall)
     versions = {
         tool: _tool_version(ask([pieces[tool], "--version"], environ), tool)
         for tool in TOOLS
         if tool != "cicc"
     }
-    versions["cicc"] = _cicc_version(pieces["cicc"], codes, environ)
+    versions["cicc"] = _cicc_version(pieces["cicc"], compute, environ)
     versions["cudart"] = _cudart_version(_read(pieces["cuda_runtime_api.h"]))
     limits = host_limits(_read(pieces["crt/host_config.h"]))
     return {
@@ -114,7 +113,7 @@ def target_codes(help_text: str) -> list[str]:
     architectures with a suffix too (``--list-gpu-code`` leaves those out).
     """
     match = re.search(r"^--gpu-code\b.*?(?=^--|\Z)", help_text, re.MULTILINE | re.DOTALL)
-    found = re.findall(r"'((?:sm|compute)_\d{2,3}[af]?)'", match[0]) if match else []
+    found = re.findall(r"'((?:sm|compute)_[1-9]\d{1,2}[af]?)'", match[0]) if match else []
     return sorted(set(found))
 
 
@@ -130,11 +129,10 @@ def _tool_version(text: str, tool: str) -> str:
     return match[1]
 
 
-def _cicc_version(cicc: Path, codes: list[str], environ: Mapping[str, str]) -> str:
+def _cicc_version(cicc: Path, compute: str, environ: Mapping[str, str]) -> str:
     """``cicc`` has no option that prints its version, but signs the PTX it makes of nothing."""
     from tempfile import TemporaryDirectory  # not needed once the answer is remembered
 
-    compute = next(code for code in codes if code.startswith("compute_"))
     with TemporaryDirectory(prefix="llamabuild-") as folder:
         nothing = Path(folder, "nothing.ii")
         nothing.touch()

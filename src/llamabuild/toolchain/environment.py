@@ -57,11 +57,10 @@ def compiler_environment(
     left out. Only the folders of the system itself stay, because the linker is there too; they
     come after the toolkit's, which has every tool.
     """
-    own = {os.path.realpath(folder) for folder in toolkit.path_dirs}
     system = {os.path.realpath(folder) for folder in ("/usr/bin", "/bin")}
 
     def foreign(folder: Path) -> bool:
-        if os.path.realpath(folder) in own | system:
+        if os.path.realpath(folder) in system:
             return False
         return any(
             (folder / f"{tool}{ending}").is_file()

@@ -6,7 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["facts", "numbers"]
+__all__ = ["FACTS", "facts", "numbers"]
+
+FACTS = Path(__file__).with_name("facts.toml")
 
 
 @cache
@@ -14,7 +16,7 @@ def facts() -> dict[str, Any]:
     """Everything in ``facts.toml``."""
     import tomllib  # not needed once every probe is remembered
 
-    return tomllib.loads(Path(__file__).with_name("facts.toml").read_text("utf-8"))
+    return tomllib.loads(FACTS.read_text("utf-8"))
 
 
 def numbers(version: str) -> tuple[int, ...]:

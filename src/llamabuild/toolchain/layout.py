@@ -81,6 +81,25 @@ class Layout:
             libdevice_dirs=(top / "nvvm" / "libdevice",),
         )
 
+    def places(self, machine: Machine) -> dict[str, list[Path]]:
+        """Every piece that a compilation needs, with the paths at which it may lie."""
+        runtime = "cudart_static.lib" if machine.system == "windows" else "libcudart_static.a"
+        wanted = [
+            *((machine.program(tool), tool, self.tool_dirs) for tool in TOOLS),
+            ("libdevice.10.bc", "libdevice", self.libdevice_dirs),
+            ("cuda_runtime.h", "cuda_runtime.h", self.include_dirs),
+            ("cuda_runtime_api.h", "cuda_runtime_api.h", self.include_dirs),
+            ("crt/host_config.h", "crt/host_config.h", self.include_dirs),
+            (runtime, "cudart_static", self.library_dirs),
+        ]
+        return {piece: [folder / name for folder in folders] for name, piece, folders in wanted}
+
+    def watched(self, machine: Machine) -> list[Path]:
+        """What a description depends on: every place of a piece, and where others may appear."""
+        pieces = [path for paths in self.places(machine).values() for path in paths]
+        site_packages = [self.root.parent.parent] if self.kind == "wheels" else []
+        return [*pieces, *self.include_dirs, *self.library_dirs, *site_packages]
+
     @property
     def reinstall(self) -> str:
         """How to get a whole toolkit of this kind."""
@@ -132,17 +151,9 @@ def find_pieces(layout: Layout, machine: Machine) -> dict[str, Path]:
 
     :raises Unusable: some are missing.
     """
-    runtime = "cudart_static.lib" if machine.system == "windows" else "libcudart_static.a"
-    wanted: list[tuple[str, str, Iterable[Path]]] = [
-        *((tool, machine.program(tool), layout.tool_dirs) for tool in TOOLS),
-        ("libdevice", "libdevice.10.bc", layout.libdevice_dirs),
-        ("cuda_runtime.h", "cuda_runtime.h", layout.include_dirs),
-        ("cuda_runtime_api.h", "cuda_runtime_api.h", layout.include_dirs),
-        ("crt/host_config.h", "crt/host_config.h", layout.include_dirs),
-        ("cudart_static", runtime, layout.library_dirs),
-    ]
-    found = {piece: _first(name, folders) for piece, name, folders in wanted}
-    missing = [name for piece, name, _ in wanted if found[piece] is None]
+    places = layout.places(machine)
+    found = {piece: _existing(paths) for piece, paths in places.items()}
+    missing = [places[piece][0].name for piece, path in found.items() if path is None]
     if missing:
         raise Unusable(f"lacks {', '.join(missing)}", layout.reinstall)
     return {piece: path for piece, path in found.items() if path is not None}
@@ -203,4 +214,8 @@ def find_driver_stub(layout: Layout, machine: Machine) -> Path | None:
 
 
 def _first(name: str, folders: Iterable[Path]) -> Path | None:
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+    return _existing(folder / name for folder in folders)
+
+
+def _existing(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)

@@ -46,7 +46,7 @@ def on_path(name: str, environ: Mapping[str, str], machine: Machine) -> Iterator
     """Every program called ``name`` on PATH, in order."""
     for folder in path_folders(environ):
         program = folder / machine.program(name)
-        if program.is_file() and os.access(program, os.X_OK):
+        if program.is_file():
             yield program
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from llamabuild.errors import ToolchainError
 from llamabuild.memo import Memo, identity
-from llamabuild.toolchain import Machine, ToolkitSearch, find_cuda, programs
+from llamabuild.toolchain import Machine, ToolkitSearch, programs
 from llamabuild.toolchain.cuda import STEPS
 
 from .conftest import Sandbox
@@ -425,7 +425,9 @@ def test_flags_that_the_environment_adds_to_every_nvcc_do_not_reach_the_probes(
     sandbox.environ |= {"NVCC_APPEND_FLAGS": "-G", "NVCC_PREPEND_FLAGS": "-lineinfo"}
     sandbox.debian_toolkit()
     sandbox.environ["PATH"] = str(sandbox.root / "usr/bin")
-    assert len(sandbox.find().toolkits) == 1
+    search = sandbox.find()
+    assert [toolkit.found_via for toolkit in search.toolkits] == ["PATH"]
+    assert search.rejected == ()
 
 
 # --- Memory --------------------------------------------------------------------------------------
@@ -474,8 +476,19 @@ def test_whatever_could_change_the_answer_is_watched(sandbox: Sandbox) -> None:
         ),
         "an nvcc on PATH": lambda: sandbox.program(sandbox.root / "bin/nvcc"),
         "the folder that CUDA_HOME names": lambda: sandbox.toolkit(sandbox.root / "home"),
-        "wheels": lambda: sandbox.toolkit(sandbox.root / "site/nvidia/cu13"),
+        "wheels": lambda: sandbox.toolkit(
+            sandbox.root / "site/nvidia/cu13", omit=["cuda_runtime.h"]
+        ),
         "Debian's package": sandbox.debian_toolkit,
+        "a piece that its wheels lacked": lambda: sandbox.file(
+            sandbox.root / "site/nvidia/cu13/include/cuda_runtime.h"
+        ),
+        "crt headers of the right version": lambda: sandbox.file(
+            sandbox.root / "site/nvidia_cuda_crt-13.0.88.dist-info/METADATA"
+        ),
+        "cuBLAS": lambda: sandbox.cublas(
+            sandbox.root / "site/nvidia/cu13/include", sandbox.root / "site/nvidia/cu13/lib"
+        ),
         "an upgraded ptxas": lambda: sandbox.tool(
             sandbox.root / "usr/local/cuda-13.0/bin/ptxas", "ptxas", "13.1.1", ()
         ),
@@ -598,10 +611,17 @@ def test_the_driver_is_linked_against_the_toolkits_stub_then_the_driver_then_deb
         assert stub() == better
 
 
-def test_this_machine_is_searched_by_default_and_a_search_without_memory_works(
-    sandbox: Sandbox,
-) -> None:
-    search = find_cuda(
-        sandbox.environ | {"CUDA_HOME": "/nonexistent"}, memo=Memo(None), python_path=[]
-    )
-    assert any(rejected.found_via == "CUDA_HOME" for rejected in search.rejected)
+def test_this_machine_is_known() -> None:
+    here = Machine.here()
+    assert here.root == Path("/")
+    assert here.system in {"linux", "macos", "windows"}
+    assert here.processor
+    assert here.processor not in {"amd64", "arm64"}
+
+
+def test_without_memory_everything_is_asked_again(sandbox: Sandbox) -> None:
+    sandbox.memo = Memo(None)
+    sandbox.toolkit(sandbox.root / "opt/cuda")
+    first = sandbox.find()
+    assert sandbox.find() == first
+    assert sandbox.started.count("nvcc") == 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamabuild.toolchain.describe import HostLimits, disagreement, host_limits, target_codes
@@ -45,6 +45,7 @@ def help_text(codes: Sequence[str]) -> str:
     )
 
 
+@settings(deadline=None)
 @given(st.sets(CODES))
 def test_every_allowed_value_is_read_however_the_list_is_wrapped(codes: set[str]) -> None:
     assert target_codes(help_text(sorted(codes))) == sorted(codes)
@@ -54,6 +55,7 @@ def test_intermediate_code_for_link_time_optimization_is_no_target() -> None:
     assert target_codes(help_text(["lto_75", "sm_75", "compute_75"])) == ["compute_75", "sm_75"]
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_at_all_has_some_list_of_targets(text: str) -> None:
     assert target_codes(text) == []
@@ -95,16 +97,19 @@ def test_the_host_compilers_a_header_accepts_are_read_from_it(
     assert host_limits(header) == limits
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_header_of_any_text_gives_limits_or_none(text: str) -> None:
     assert isinstance(host_limits(text), HostLimits)
 
 
+@settings(deadline=None)
 @given(st.tuples(st.integers(0, 99), st.integers(0, 99), st.integers(0, 999)))
 def test_numbers_of_a_version(version: tuple[int, int, int]) -> None:
     assert numbers(".".join(map(str, version))) == version
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_numbers_of_any_text(text: str) -> None:
     assert all(number >= 0 for number in numbers(text))

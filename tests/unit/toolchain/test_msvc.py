@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamabuild.errors import ToolchainError
@@ -191,6 +191,7 @@ def test_the_number_that_headers_compare_follows_from_the_tools_version(
 VALUES = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.from_regex(r"[A-OQ-Z_]{1,8}", fullmatch=True), VALUES))
 def test_variables_survive_the_trip_through_the_command_prompt(variables: dict[str, str]) -> None:
     listing = "\r\n".join(f"{name.title()}={value}" for name, value in variables.items())
@@ -200,6 +201,7 @@ def test_variables_survive_the_trip_through_the_command_prompt(variables: dict[s
     assert dict(parse_environment(f"noise=1\r\n{MARKER}\r\n{listing}\r\n", {})) == expected
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_output_at_all_gives_some_variables(text: str) -> None:
     parse_environment(text, {})

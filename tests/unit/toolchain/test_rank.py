@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamabuild.arch import CudaArch
@@ -139,6 +139,7 @@ TOOLKITS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(TOOLKITS, max_size=4),
     st.lists(st.sampled_from([50, 61, 75, 90, 120]), min_size=1, unique=True),
