@@ -63,5 +63,6 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The pages of ``docs/`` as a site; a link that leads nowhere is an error."""
-    session.install(*group("docs"))
+    session.install(".", *group("docs"))
+    session.run("python", "-m", "llamabuild.cli.reference", "docs/reference.md")
     session.run("mkdocs", "build", "--strict", "--site-dir", session.create_tmp())

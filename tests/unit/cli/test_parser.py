@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamabuild import __version__
+from llamabuild import __version__, errors
 from llamabuild.cli.parser import parse
 from llamabuild.errors import UsageError
 from llamabuild.settings import COMMANDS, OPTIONS
@@ -172,6 +172,11 @@ class TestHelp:
         text = self.printed(capsys, "build", "-h")
         assert "(default: native)" in text
         assert text.count("(default:") == 3  # arch, fa, cxx_runtime
+
+    def test_says_the_exit_codes(self, capsys: pytest.CaptureFixture[str]) -> None:
+        text = self.printed(capsys, "--help").partition("exit codes:")[2]
+        codes = {getattr(errors, name).exit_code for name in errors.__all__} - {1}
+        assert [int(code) for code in re.findall(r"\d+", text)] == sorted({0, *codes})
 
     def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.printed(capsys, "--version") == f"llamabuild {__version__}\n"
