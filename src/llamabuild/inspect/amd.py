@@ -94,9 +94,10 @@ def _entries(image: Image, number: int) -> tuple[list[CodeObject], int]:
         claimed += size
         if claimed > 2 * len(image):  # Entries that overlap would be read over and over.
             raise Damaged("the entries of an offload bundle claim more bytes than it has")
+        code = image.cut(offset, size)
         target = _ID.fullmatch(name)
         if target is not None and size:
-            objects.append(CodeObject(number, target[1], image.cut(offset, size)))
+            objects.append(CodeObject(number, target[1], code))
     return objects, end
 
 

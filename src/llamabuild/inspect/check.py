@@ -13,7 +13,9 @@ __all__ = ["check"]
 #: The CUDA driver's functions (``cuMemCreate``); the runtime's begin with "cuda", cuBLAS's with
 #: "cublas".
 _DRIVER_FUNCTION = re.compile(r"cu[A-Z]\w*")
+_DRIVER = ("libcuda.so.1", "nvcuda.dll")
 _GGML_FUNCTION = re.compile(r"(?:ggml|gguf)_\w+")
+_GGML = ("libggml*.so*", "ggml*.dll")
 
 
 def check(
@@ -46,10 +48,10 @@ def _problems(
     if absent := [name for name in exports if name not in exported]:
         yield f"it does not export {_list(absent)}, which its host looks up"
     for library in module.needed:
-        if not any(fnmatch.fnmatchcase(library, pattern) for pattern in allowed_needed):
+        if not _any_matches(module, [library], allowed_needed):
             yield f"it needs {library}, which is not on every machine with a driver"
-    yield from _uncovered(module, _DRIVER_FUNCTION, "libcuda.so*", "the CUDA driver (libcuda.so.1)")
-    yield from _uncovered(module, _GGML_FUNCTION, "libggml*", "a ggml library")
+    yield from _uncovered(module, _DRIVER_FUNCTION, _DRIVER, "the CUDA driver")
+    yield from _uncovered(module, _GGML_FUNCTION, _GGML, "a ggml library")
 
 
 def _uneven(module: Module) -> Iterator[str]:
@@ -68,11 +70,20 @@ def _uneven(module: Module) -> Iterator[str]:
 
 
 def _uncovered(
-    module: Module, functions: re.Pattern[str], library: str, words: str
+    module: Module, functions: re.Pattern[str], libraries: Sequence[str], words: str
 ) -> Iterator[str]:
     wanted = [name for name in module.undefined if functions.fullmatch(name)]
-    if wanted and not any(fnmatch.fnmatchcase(needed, library) for needed in module.needed):
-        yield f"it calls {_list(wanted)} but does not name {words} among the libraries it needs"
+    if wanted and not _any_matches(module, module.needed, libraries):
+        yield (
+            f"it calls {_list(wanted)} but does not name {words} ({libraries[0]}) among the "
+            "libraries it needs"
+        )
+
+
+def _any_matches(module: Module, names: Iterable[str], patterns: Sequence[str]) -> bool:
+    if module.format == "pe":  # Windows does not tell upper from lower case.
+        names, patterns = [name.lower() for name in names], [each.lower() for each in patterns]
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def _list(names: Iterable[str], most: int = 4) -> str:

@@ -22,6 +22,7 @@ class Part:
     link: str = ""
     info: int = 0
     entry_size: int = 0
+    address: int = 0
 
 
 class Forge:
@@ -44,7 +45,7 @@ class Forge:
                 places[part.name],
                 part.kind,
                 0,
-                0,
+                part.address,
                 offset,
                 len(part.content),
                 where.get(part.link, 0),
@@ -185,6 +186,89 @@ class Forge:
         if fatbin is not None:
             parts.append(Part(".nv_fatbin", 1, fatbin))
         return self.elf([*parts, *more], machine=machine)
+
+    def bundle(self, *objects: tuple[str, bytes]) -> bytes:
+        """AMD's container of (id, code object)."""
+        table = 32 + sum(24 + len(name) for name, _ in objects)
+        head = b"__CLANG_OFFLOAD_BUNDLE__" + struct.pack("<Q", len(objects))
+        body = b""
+        for name, code in objects:
+            head += struct.pack("<QQQ", table + len(body), len(code), len(name)) + name.encode()
+            body += code
+        return head + body
+
+    def code_object(self, functions: dict[str, list[int]], *, text: bytes = b"") -> bytes:
+        """AMD machine code, 32-bit words; .text is loaded at 0x2000 and .rodata at 0x1000."""
+        code, rows = b"", []
+        for name, words in functions.items():
+            size = 4 * len(words)
+            rows.append((name, FUNCTION, 0x2000 + len(code), size))
+            rows.append((f"{name}.kd", OBJECT, 0x1000, 64))
+            code += b"".join(struct.pack("<I", word) for word in words)
+        names, places = self.strings([name for name, *_ in rows])
+        symbols = bytes(24) + b"".join(
+            struct.pack("<IBBHQQ", places[name], GLOBAL << 4 | kind, 0, 1, address, size)
+            for name, kind, address, size in rows
+        )
+        parts = [
+            Part(".text", 1, code, address=0x2000),
+            Part(".dynsym", 11, symbols, ".dynstr", 1, 24),
+            Part(".dynstr", 3, names),
+            Part(".rodata", 1, bytes(64) + text + b"\0", address=0x1000),
+        ]
+        return self.elf(parts, machine=224)
+
+    def dll(
+        self,
+        fatbin: bytes = b"",
+        *,
+        exported: tuple[str, ...] = (),
+        imported: tuple[tuple[str, tuple[str, ...]], ...] = (),
+        delayed: tuple[tuple[str, tuple[str, ...]], ...] = (),
+        repeat_imports: int = 1,
+        name: str = "ggml-cuda.dll",
+        machine: int = 0x8664,
+    ) -> bytes:
+        """A PE file of two sections: .rdata with the tables at 0x1000, .nv_fatb behind it."""
+        data = bytearray()
+
+        def put(content: bytes) -> int:
+            data.extend(content + bytes(-len(content) % 8))
+            return 0x1000 + len(data) - len(content) - (-len(content) % 8)
+
+        def thunks(names: tuple[str, ...]) -> int:
+            places = [put(b"\0\0" + text.encode() + b"\0") for text in names]
+            return put(b"".join(struct.pack("<Q", place) for place in [*places, 1 << 63 | 7, 0]))
+
+        places = [put(text.encode() + b"\0") for text in exported]
+        table = put(b"".join(struct.pack("<I", place) for place in places))
+        exports = put(
+            struct.pack("<12xIIIIIII", put(name.encode() + b"\0"), 1, 0, len(places), 0, table, 0)
+        )
+        rows = [
+            (put(lib.encode() + b"\0"), thunks(names)) for lib, names in imported
+        ] * repeat_imports
+        imports = put(
+            b"".join(struct.pack("<IIIII", place, 0, 0, lib, place) for lib, place in rows)
+            + bytes(20)
+        )
+        rows = [(put(lib.encode() + b"\0"), thunks(names)) for lib, names in delayed]
+        delays = put(
+            b"".join(struct.pack("<IIIIIIII", 1, lib, 0, 0, place, 0, 0, 0) for lib, place in rows)
+            + bytes(32)
+        )
+        directories = [(0, 0)] * 16
+        directories[0], directories[1], directories[13] = (exports, 40), (imports, 20), (delays, 32)
+        optional = struct.pack("<H", 0x20B) + bytes(106) + struct.pack("<I", 16)
+        optional += b"".join(struct.pack("<II", *row) for row in directories)
+        offset = 64 + 24 + len(optional) + 2 * 40
+        sections = struct.pack("<8sIIII16x", b".rdata", len(data), 0x1000, len(data), offset)
+        sections += struct.pack(
+            "<8sIIII16x", b".nv_fatb", len(fatbin), 0x100000, len(fatbin), offset + len(data)
+        )
+        head = b"MZ" + bytes(58) + struct.pack("<I", 64)
+        head += struct.pack("<4sHHIIIHH", b"PE\0\0", machine, 2, 0, 0, 0, len(optional), 0x2022)
+        return head + optional + sections + bytes(data) + fatbin
 
     def read(self, content: bytes, name: str = "ggml-cuda.so") -> Module:
         path = self.folder / name
