@@ -5,8 +5,9 @@
 
 The nvcc command has the architectures, definitions and flags of llamafile's own ``cuda.sh``: the
 plan's, with the script's host flags (``--host-flags``; ``-fPIC -O2`` since 0.8.5, before that
-``-fPIC -O3 -march=native -mtune=native``). Both compile and link the same file into an empty folder; the ratio
-is llamabuild's wall time over nvcc's, configuration, inspection and publication included.
+``-fPIC -O3 -march=native -mtune=native``). Both compile and link the same file into an empty
+folder; the ratio is llamabuild's wall time over nvcc's, configuration, inspection and publication
+included.
 """
 
 from __future__ import annotations
@@ -97,7 +98,11 @@ def _nvcc(plan: dict[str, Any], folder: Path, host_flags: list[str]) -> float:
         [
             toolkit.nvcc,
             *("--shared", "-ccbin", compiler.path),
-            *(flag for flag in plan["flags"] if flag.startswith(("-gencode", "arch=", "--use_fast_math"))),
+            *(
+                flag
+                for flag in plan["flags"]
+                if flag.startswith(("-gencode", "arch=", "--use_fast_math"))
+            ),
             *("--forward-unknown-to-host-compiler", "--compiler-options", " ".join(host_flags)),
             *(f"-D{define}" for define in plan["defines"]),
             *("-o", work / "ggml-cuda.so", "ggml-cuda.cu", f"-L{stub.parent}", "-lcuda"),

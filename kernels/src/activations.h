@@ -65,14 +65,16 @@ struct ActivationChunk {
     template <class F>
     DEVICE static ActivationChunk at(const Column& column, int k) {
         ActivationChunk x;
+        UNROLL
         for (int group = 0; group < 2; ++group) {
             const int start = k + group * F::step;
             uint32_t words[4];
             load<16>(words, column.q + start);
+            UNROLL
             for (int i = 0; i < 4; ++i) x.q[4 * group + i] = words[i];
             const ActivationScale s = column.scales[start / 32];
             x.d[group] = s.d;
-            x.sum[group] = s.sum[start / 16 % 2];
+            x.sum[group] = start / 16 % 2 ? s.sum[1] : s.sum[0];
         }
         return x;
     }
@@ -82,6 +84,7 @@ struct ActivationChunk {
 template <class F>
 DEVICE float dot(const Chunk& w, const ActivationChunk& x) {
     int sum[2] = {0, 0};
+    UNROLL
     for (int i = 0; i < 8; ++i) sum[i / 4] = dot4(w.q[i], x.q[i], sum[i / 4]);
     if constexpr (F::uniform) {
         float r = w.scale[0] * static_cast<float>(sum[0] + sum[1]);
@@ -89,6 +92,7 @@ DEVICE float dot(const Chunk& w, const ActivationChunk& x) {
         return x.d[0] * r;
     } else {
         float r = 0;
+        UNROLL
         for (int group = 0; group < 2; ++group) {
             float g = w.scale[group] * static_cast<float>(sum[group]);
             if constexpr (F::has_offset) g += w.offset[group] * static_cast<float>(x.sum[group]);

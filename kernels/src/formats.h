@@ -39,22 +39,36 @@ struct Chunk {
     }
 };
 
-// Facts that most formats share; a format overrides what differs.
-struct FormatDefaults {
-    static constexpr bool uniform = false;     // both groups in one 32-block, with the same numbers
-    static constexpr bool has_offset = false;  // offsets are not all zero
-    static constexpr int table_words = 0;      // size of the codebook that `chunk` reads
-    DEVICE static const uint32_t* table() { return nullptr; }
-
+// Where the weights of a chunk are: group 0 begins at weight `first(j)` of a super-block of 256 (or
+// of its part, where blocks are smaller), group 1 begins `step` weights later.
+struct Linear {
     static constexpr int step = 16;
     DEVICE static constexpr int first(int j) { return 32 * j; }
 };
 
-// Super-blocks that keep the weights of neighbouring 32-blocks in the bits of the same bytes.
-struct InterleavedDefaults : FormatDefaults {
+// Neighbouring 32-blocks are in different bits of the same bytes.
+struct Interleaved {
     static constexpr int step = 32;
     DEVICE static constexpr int first(int j) { return 64 * (j / 2) + 16 * (j % 2); }
 };
+
+// q6_K: the two nibbles of a byte are 64 weights apart.
+struct Distant {
+    static constexpr int step = 64;
+    DEVICE static constexpr int first(int j) { return 128 * (j / 4) + 16 * (j % 4); }
+};
+
+// Facts that most formats share; a format overrides what differs.
+template <class Places>
+struct FormatOf : Places {
+    using Layout = Places;
+    static constexpr bool uniform = false;     // both groups in one 32-block, with the same numbers
+    static constexpr bool has_offset = false;  // offsets are not all zero
+    static constexpr int table_words = 0;      // size of the codebook that `chunk` reads
+    DEVICE static const uint32_t* table() { return nullptr; }
+};
+using FormatDefaults = FormatOf<Linear>;
+using InterleavedDefaults = FormatOf<Interleaved>;
 
 template <Type>
 struct Format;
@@ -64,6 +78,7 @@ DEVICE float half_at(const uint8_t* p) { return half_to_float(load16(p)); }
 // --- 32 weights a block -------------------------------------------------------------------------
 
 DEVICE void split_nibbles(Chunk& c, const uint32_t (&bytes)[4]) {
+    UNROLL
     for (int i = 0; i < 4; ++i) {
         c.q[i] = bytes[i] & 0x0f0f0f0f;
         c.q[4 + i] = bytes[i] >> 4 & 0x0f0f0f0f;
@@ -75,6 +90,7 @@ DEVICE uint32_t spread4(uint32_t bits) { return (bits & 15) * 0x00204081 & 0x010
 
 // A fifth bit for each of 32 weights.
 DEVICE void add_fifth_bits(Chunk& c, uint32_t bits) {
+    UNROLL
     for (int i = 0; i < 8; ++i) c.q[i] |= spread4(bits >> (4 * i)) << 4;
 }
 
@@ -154,6 +170,7 @@ struct Format<Type::q8_0> : FormatDefaults {
 
 template <class Codebook>
 DEVICE void look_up_nibbles(Chunk& c, const uint32_t (&bytes)[4]) {
+    UNROLL
     for (int i = 0; i < 4; ++i) lookup<Codebook>(bytes[i], c.q[i], c.q[4 + i]);
 }
 
@@ -203,6 +220,7 @@ struct Format<Type::nvfp4> : FormatDefaults {
         Chunk c;
         uint32_t nibbles[4];
         load<4>(nibbles, block + 4 + 16 * j);
+        UNROLL
         for (int group = 0; group < 2; ++group) {
             uint32_t* q = c.q + 4 * group;
             lookup<Codebook_mxfp4>(nibbles[2 * group], q[0], q[2]);
@@ -218,6 +236,7 @@ struct Format<Type::nvfp4> : FormatDefaults {
 
 // Bits 2 * shift and 2 * shift + 2 of 16 bytes, as two groups.
 DEVICE void split_pairs(Chunk& c, const uint32_t (&bytes)[4], int shift) {
+    UNROLL
     for (int i = 0; i < 4; ++i) {
         c.q[i] = bytes[i] >> shift & 0x03030303;
         c.q[4 + i] = bytes[i] >> (shift + 2) & 0x03030303;
@@ -234,6 +253,7 @@ struct Format<Type::q2_K> : InterleavedDefaults {
         load<4>(pairs, block + 16 + 32 * (j / 4) + 16 * (j % 2));
         split_pairs(c, pairs, 4 * (j / 2 % 2));
         const float d = half_at(block + 80), offset = half_at(block + 82);
+        UNROLL
         for (int group = 0; group < 2; ++group) {
             const uint32_t s = block[first(j) / 16 + 2 * group];
             c.scale[group] = d * static_cast<float>(s & 15);
@@ -254,12 +274,14 @@ struct Format<Type::q3_K> : InterleavedDefaults {
         load<2>(pairs, block + 32 + 32 * (j / 4) + 16 * (j % 2));
         split_pairs(c, pairs, 4 * (j / 2 % 2));
         const int bit = 2 * (j / 2);
+        UNROLL
         for (int i = 0; i < 4; ++i) {
             c.q[i] |= (third[i] >> bit & 0x01010101) << 2;
             c.q[4 + i] |= (third[i] >> (bit + 1) & 0x01010101) << 2;
         }
         const float d = half_at(block + 108);
         const uint8_t* scales = block + 96;
+        UNROLL
         for (int group = 0; group < 2; ++group) {
             const int s = first(j) / 16 + 2 * group;
             const uint32_t low = scales[s % 8] >> (4 * (s / 8)) & 15;
@@ -271,25 +293,21 @@ struct Format<Type::q3_K> : InterleavedDefaults {
     }
 };
 
-// The 6-bit scales and offsets of q4_K and q5_K: twelve bytes for eight pairs.
-DEVICE void six_bit_pair(const uint8_t* packed, int s, uint32_t& scale, uint32_t& offset) {
-    if (s < 4) {
-        scale = packed[s] & 63;
-        offset = packed[4 + s] & 63;
-    } else {
-        const uint32_t low = packed[4 + s];
-        scale = (low & 15) | (packed[s - 4] >> 6) << 4;
-        offset = low >> 4 | (packed[s] >> 6) << 4;
-    }
-}
-
+// The head of a q4_K or q5_K block: two halves, then twelve bytes with eight 6-bit scales and eight
+// 6-bit offsets. A chunk needs those of two neighbours: two bytes of each of the three words.
 DEVICE void k_scales(Chunk& c, const uint8_t* block, int j) {
-    const float d = half_at(block), o = half_at(block + 2);
+    uint32_t head[4];
+    load<16>(head, block);
+    const int shift = 16 * (j / 2 % 2);
+    const uint32_t a = head[1] >> shift, b = head[2] >> shift, low = head[3] >> shift;
+    const bool upper = j >= 4;
+    const uint32_t scales = upper ? (low & 0x0f0f) | (a >> 2 & 0x3030) : a & 0x3f3f;
+    const uint32_t offsets = upper ? (low >> 4 & 0x0f0f) | (b >> 2 & 0x3030) : b & 0x3f3f;
+    const float d = half_to_float(head[0] & 0xffff), o = -half_to_float(head[0] >> 16);
+    UNROLL
     for (int group = 0; group < 2; ++group) {
-        uint32_t scale, offset;
-        six_bit_pair(block + 4, 2 * (j / 2) + group, scale, offset);
-        c.scale[group] = d * static_cast<float>(scale);
-        c.offset[group] = -o * static_cast<float>(offset);
+        c.scale[group] = d * static_cast<float>(scales >> (8 * group) & 255);
+        c.offset[group] = o * static_cast<float>(offsets >> (8 * group) & 255);
     }
 }
 
@@ -318,6 +336,7 @@ struct Format<Type::q5_K> : InterleavedDefaults {
         load<16>(nibbles, block + 48 + 16 * j);
         split_nibbles(c, nibbles);
         const int bit = 2 * (j / 2);
+        UNROLL
         for (int i = 0; i < 4; ++i) {
             c.q[i] |= (fifth[i] >> bit & 0x01010101) << 4;
             c.q[4 + i] |= (fifth[i] >> (bit + 1) & 0x01010101) << 4;
@@ -328,11 +347,9 @@ struct Format<Type::q5_K> : InterleavedDefaults {
 };
 
 template <>
-struct Format<Type::q6_K> : FormatDefaults {
+struct Format<Type::q6_K> : FormatOf<Distant> {
     static constexpr int weights = 256, bytes = 210;
     static constexpr bool has_offset = true;
-    static constexpr int step = 64;
-    DEVICE static constexpr int first(int j) { return 128 * (j / 4) + 16 * (j % 4); }
     DEVICE static Chunk chunk(const uint8_t* block, int j, const uint32_t*) {
         Chunk c;
         uint32_t nibbles[4], upper[4];
@@ -340,11 +357,13 @@ struct Format<Type::q6_K> : FormatDefaults {
         load<2>(upper, block + 128 + 32 * (j / 4) + 16 * (j % 2));
         split_nibbles(c, nibbles);
         const int bit = 2 * (j / 2 % 2);
+        UNROLL
         for (int i = 0; i < 4; ++i) {
             c.q[i] |= (upper[i] >> bit & 0x03030303) << 4;
             c.q[4 + i] |= (upper[i] >> (bit + 4) & 0x03030303) << 4;
         }
         const float d = half_at(block + 208);
+        UNROLL
         for (int group = 0; group < 2; ++group) {
             const auto s = static_cast<int8_t>(block[192 + first(j) / 16 + 4 * group]);
             c.scale[group] = d * static_cast<float>(s);
@@ -387,13 +406,15 @@ struct Format<Type::tq1_0> : FormatDefaults {
     // Group 0 to 9: 32 bytes, five times; 10 to 14: 16 bytes, five times; 15: 4 bytes, four times.
     DEVICE static Chunk chunk(const uint8_t* block, int j, const uint32_t*) {
         Chunk c;
+        UNROLL
         for (int group = 0; group < 2; ++group) {
             const int g = 2 * j + group;
             uint32_t packed[4];
             load<2>(packed, block + (g == 15 ? 48 : g >= 10 ? 32 : 16 * group));
+            UNROLL
             for (int i = 0; i < 4; ++i) {
                 const int exponent = g == 15 ? i : g >= 10 ? g - 10 : j;
-                c.q[4 * group + i] = digits(packed[g == 15 ? 0 : i], power(exponent));
+                c.q[4 * group + i] = digits(g == 15 ? packed[0] : packed[i], power(exponent));
             }
         }
         const float d = half_at(block + 52);
@@ -447,6 +468,7 @@ struct Format<Type::iq2_xxs> : FormatDefaults {
         Chunk c;
         uint32_t packed[2];
         load<2>(packed, block + 2 + 8 * j);
+        UNROLL
         for (int i = 0; i < 4; ++i)
             put_eight(c.q + 2 * i, grid + 2 * (packed[0] >> (8 * i) & 255),
                       even_signs(packed[1] >> (7 * i)));
@@ -457,6 +479,7 @@ struct Format<Type::iq2_xxs> : FormatDefaults {
 
 // A 4-bit scale for each group.
 DEVICE void nibble_scales(Chunk& c, float d, uint32_t nibbles) {
+    UNROLL
     for (int group = 0; group < 2; ++group) {
         c.scale[group] = d * (0.5f + static_cast<float>(nibbles >> (4 * group) & 15)) * 0.25f;
         c.offset[group] = 0;
@@ -472,6 +495,7 @@ struct Format<Type::iq2_xs> : FormatDefaults {
         Chunk c;
         uint32_t packed[2];
         load<2>(packed, block + 2 + 8 * j);
+        UNROLL
         for (int i = 0; i < 4; ++i) {
             const uint32_t code = packed[i / 2] >> (16 * (i % 2)) & 0xffff;
             put_eight(c.q + 2 * i, grid + 2 * (code & 511), even_signs(code >> 9));
@@ -492,6 +516,7 @@ struct Format<Type::iq2_s> : FormatDefaults {
         load<2>(low, block + 2 + 4 * j);
         load<2>(signs, block + 34 + 4 * j);
         const uint32_t high = block[66 + j];
+        UNROLL
         for (int i = 0; i < 4; ++i) {
             const uint32_t code = (low[0] >> (8 * i) & 255) | (high >> (2 * i) & 3) << 8;
             put_eight(c.q + 2 * i, grid + 2 * code, signs[0] >> (8 * i));
@@ -512,6 +537,7 @@ struct Format<Type::iq3_xxs> : FormatDefaults {
         uint32_t codes[2], packed[1];
         load<2>(codes, block + 2 + 8 * j);
         load<2>(packed, block + 66 + 4 * j);
+        UNROLL
         for (int i = 0; i < 8; ++i) {
             const uint32_t signs = even_signs(packed[0] >> (7 * (i / 2)));
             c.q[i] = negate(grid[codes[i / 4] >> (8 * (i % 4)) & 255], signs >> (4 * (i % 2)));
@@ -533,6 +559,7 @@ struct Format<Type::iq3_s> : FormatDefaults {
         load<2>(low, block + 2 + 8 * j);
         load<2>(signs, block + 74 + 4 * j);
         const uint32_t high = block[66 + j];
+        UNROLL
         for (int i = 0; i < 8; ++i) {
             const uint32_t code = (low[i / 4] >> (8 * (i % 4)) & 255) | (high >> i & 1) << 8;
             c.q[i] = negate(grid[code], signs[0] >> (4 * i));
@@ -564,6 +591,7 @@ struct Format<Type::iq1_s> : FormatDefaults {
         uint32_t low[1];
         load<2>(low, block + 2 + 4 * j);
         const uint32_t high = load16(block + 34 + 2 * j);
+        UNROLL
         for (int i = 0; i < 4; ++i) {
             const uint32_t code = (low[0] >> (8 * i) & 255) | (high >> (3 * i) & 7) << 8;
             put_eight_shifted(c.q + 2 * i, grid + 2 * code, high >> 15);
@@ -586,6 +614,7 @@ struct Format<Type::iq1_m> : FormatDefaults {
         load<4>(low, block + 4 * j);
         load<8>(scales, block + 48);
         const uint32_t high = load16(block + 32 + 2 * j);
+        UNROLL
         for (int i = 0; i < 4; ++i) {
             const uint32_t upper = high >> (4 * i);
             const uint32_t code = (low[0] >> (8 * i) & 255) | (upper & 7) << 8;
@@ -594,7 +623,8 @@ struct Format<Type::iq1_m> : FormatDefaults {
         // The super-block's scale is spread over the highest nibbles of the four scale words.
         const float d = half_to_float((scales[0] >> 12 & 0x000f) | (scales[0] >> 24 & 0x00f0) |
                                       (scales[1] >> 4 & 0x0f00) | (scales[1] >> 16 & 0xf000));
-        const uint32_t mine = scales[j / 4] >> (16 * (j / 2 % 2) + 6 * (j % 2));
+        const uint32_t mine = (j < 4 ? scales[0] : scales[1]) >> (16 * (j / 2 % 2) + 6 * (j % 2));
+        UNROLL
         for (int group = 0; group < 2; ++group) {
             c.scale[group] = d * static_cast<float>(2 * (mine >> (3 * group) & 7) + 1) * 0.125f;
             c.offset[group] = -9 * c.scale[group];

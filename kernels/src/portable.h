@@ -7,14 +7,18 @@
 #if defined(__HIPCC__)
 #include <hip/hip_runtime.h>
 #define GPU(name) hip##name
+#define GPU_MULTIPROCESSORS hipDeviceAttributeMultiprocessorCount
+using GPUProperties = hipDeviceProp_t;
 #elif defined(__CUDACC__)
 #include <cuda_runtime.h>
 #define GPU(name) cuda##name
+#define GPU_MULTIPROCESSORS cudaDevAttrMultiProcessorCount
+using GPUProperties = cudaDeviceProp;
 #endif
 
 #if defined(__CUDACC__) || defined(__HIPCC__)
 #define DEVICE __host__ __device__ __forceinline__
-#define TABLE(type, name, size) static __device__ const alignas(16) type name[size]
+#define TABLE(type, name, size) alignas(16) static __device__ const type name[size]
 #else
 #define DEVICE inline
 #define TABLE(type, name, size) alignas(16) static const type name[size]
@@ -39,6 +43,15 @@
 #define LLAMABUILD_SDOT4 1
 #else
 #define LLAMABUILD_SDOT4 0
+#endif
+
+// Before a loop whose arrays must live in registers: every index is then known to the compiler.
+#if LLAMABUILD_DEVICE_CODE
+#define UNROLL _Pragma("unroll")
+#define KEEP_LOOP _Pragma("unroll 1")
+#else
+#define UNROLL
+#define KEEP_LOOP
 #endif
 
 namespace llamabuild {
@@ -109,23 +122,27 @@ template <int Align, int Count>
 DEVICE void load(uint32_t (&words)[Count], const uint8_t* p) {
 #if LLAMABUILD_DEVICE_CODE
     if constexpr (Align >= 16 && Count % 4 == 0) {
+        UNROLL
         for (int i = 0; i < Count / 4; ++i) {
             const uint4 v = reinterpret_cast<const uint4*>(p)[i];
             words[4 * i] = v.x, words[4 * i + 1] = v.y;
             words[4 * i + 2] = v.z, words[4 * i + 3] = v.w;
         }
     } else if constexpr (Align >= 8 && Count % 2 == 0) {
+        UNROLL
         for (int i = 0; i < Count / 2; ++i) {
             const uint2 v = reinterpret_cast<const uint2*>(p)[i];
             words[2 * i] = v.x, words[2 * i + 1] = v.y;
         }
     } else if constexpr (Align >= 4) {
+        UNROLL
         for (int i = 0; i < Count; ++i) words[i] = reinterpret_cast<const uint32_t*>(p)[i];
     } else {
         const uintptr_t address = reinterpret_cast<uintptr_t>(p);
         const uint32_t* aligned = reinterpret_cast<const uint32_t*>(address & ~uintptr_t{3});
         const uint32_t shift = 8 * (address & 3);
         uint32_t low = aligned[0];
+        UNROLL
         for (int i = 0; i < Count; ++i) {
             const uint32_t high = aligned[i + 1];
             words[i] = funnel(low, high, shift);
@@ -153,6 +170,7 @@ template <class Codebook>
 DEVICE void lookup(uint32_t nibbles, uint32_t& low, uint32_t& high) {
 #if LLAMABUILD_SM
     uint32_t picked[2];
+    UNROLL
     for (int i = 0; i < 2; ++i) {
         const uint32_t index = nibbles >> (16 * i);
         const uint32_t small = __byte_perm(Codebook::word(0), Codebook::word(1), index & 0x7777);

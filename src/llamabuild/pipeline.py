@@ -25,7 +25,18 @@ from llamabuild.source import SourceTree
 from llamabuild.store import Artifact, Store, cache_root, export
 from llamabuild.toolchain import HostCompiler, Machine, Toolkit, ToolkitSearch
 
-__all__ = ["PLANNING", "Built", "Job", "Store", "build", "depends_on", "detect", "open_store", "plan", "start"]
+__all__ = [
+    "PLANNING",
+    "Built",
+    "Job",
+    "Store",
+    "build",
+    "depends_on",
+    "detect",
+    "open_store",
+    "plan",
+    "start",
+]
 
 
 @dataclass(frozen=True)
@@ -172,7 +183,7 @@ def make_plans(job: Job) -> Job:
         archs = wanted
         if _open_ended(job):
             archs = _expanded(job, _choose(job, wanted, cublas=cublas))
-        groups = [(item,) for item in archs]
+        groups: list[tuple[CudaArch, ...]] = [(item,) for item in archs]
     else:
         groups = [wanted]
     plans = []
@@ -311,7 +322,7 @@ def _export(output: str, result: Built, *, alone: bool) -> None:
     """Copy a module to ``--output``; several of them into a folder for each architecture."""
     if not alone:
         folder = "-".join(str(item) for item in result.plan.archs)
-        output = os.path.join(output, folder, "")
+        output = f"{Path(output) / folder}{os.sep}"
     export(result.artifact, output)
 
 

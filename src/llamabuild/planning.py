@@ -218,7 +218,7 @@ def _effects(
 
 
 def _blas(request: Request, source: SourceTree, flavor: str) -> Effect:
-    """tinyBLAS where the source has it, unless cuBLAS is asked for."""
+    """Take tinyBLAS where the source has it, unless cuBLAS is asked for."""
     known = flag_effects(source, flavor)
     if request.blas is None and not request.force_cublas:
         tiny = known["blas=tiny"]
@@ -231,7 +231,7 @@ def _supported(flag: str, effect: Effect, source: SourceTree) -> Effect:
     if effect.unsupported:
         raise SourceError(
             f"{flag}: {source.origin} cannot do that: {effect.unsupported}",
-            hint=f"leave {flag.split()[0]} out",
+            hint=f"leave {flag.split(maxsplit=1)[0]} out",
         )
     return effect
 

@@ -64,7 +64,7 @@ def toolkit(toolkits: tuple[Toolkit, ...]) -> Toolkit:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A folder of the user's, with a name that shells and build tools stumble over."""
-    folder = tmp_path / "it's a $HOME of \"sources\" é"
+    folder = tmp_path / 'it\'s a $HOME of "sources" é'
     shutil.copytree(CLASSIC, folder)
     return folder
 
@@ -212,15 +212,14 @@ def test_a_module_without_a_required_symbol_is_not_published(
     )
     assert hidden != header
     (source / "ggml-cuda.h").write_text(hidden)
-    done = command(
-        *("--source", source, "--arch", str(toolkit.real[0])), cache=tmp_path / "cache"
-    )
+    done = command(*("--source", source, "--arch", str(toolkit.real[0])), cache=tmp_path / "cache")
     assert done.returncode == 7, done.text
     assert "does not export ggml_backend_cuda_init" in done.stderr
     assert done.stdout == ""
-    assert json.loads(command("cache", "list", "--json", cache=tmp_path / "cache").stdout)[
-        "entries"
-    ] == []
+    assert (
+        json.loads(command("cache", "list", "--json", cache=tmp_path / "cache").stdout)["entries"]
+        == []
+    )
 
 
 def test_two_builders_of_one_key_compile_once(
@@ -273,7 +272,7 @@ def working_in(folder: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if Path(os.readlink(process / "cwd")).is_relative_to(folder):
+            if (process / "cwd").readlink().is_relative_to(folder):
                 found.append((process / "cmdline").read_text())
         except OSError:
             continue
@@ -302,9 +301,9 @@ def test_two_toolkits_side_by_side(
         llamabuild.plan("61,120", str(CLASSIC), cache_dir=str(tmp_path))
     assert "no installed toolkit" in caught.value.message
     assert "--per-arch" in caught.value.hint
-    built = document(
-        "--source", CLASSIC, "--arch", "61,120", "--per-arch", cache=tmp_path
-    )["artifacts"]
+    built = document("--source", CLASSIC, "--arch", "61,120", "--per-arch", cache=tmp_path)[
+        "artifacts"
+    ]
     assert [artifact["archs"] for artifact in built] == [["61-real"], ["120-real"]]
     assert [artifact["toolkit"]["version"] for artifact in built] == [
         old[0].version,

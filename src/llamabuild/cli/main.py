@@ -65,6 +65,6 @@ def _fail(error: LlamabuildError, as_json: bool) -> int:
     return error.exit_code
 
 
-def _terminated(number: int, frame: object) -> NoReturn:
+def _terminated(_number: int, _frame: object) -> NoReturn:
     """Leave as Ctrl-C does, so that compilers are stopped and locks let go."""
     raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from llamabuild.engine.build import Tools, compile_plan
+from llamabuild.engine.build import compile_plan
+from llamabuild.engine.site import Tools
 
 __all__ = ["Tools", "compile_plan"]

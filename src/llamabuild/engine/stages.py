@@ -166,7 +166,7 @@ def _split(dryrun: str) -> tuple[dict[str, str], list[tuple[str, ...]]]:
 
 def _only(commands: Iterable[Sequence[str]], option: str, temporary: re.Pattern[str]) -> str:
     """The one file that an option names, in ``--option=FILE`` or ``--option FILE`` form."""
-    found = set()
+    found: set[str] = set()
     for argv in commands:
         for position, word in enumerate(argv):
             if word == option:

@@ -100,11 +100,17 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> 
 
     :raises SourceError: it is encrypted, a link, or longer.
     """
+    if _is_link(info):
+        raise SourceError(f"{info.filename!r} in the archive is a link, not a file")
+    return _contents(archive, info, limit)
+
+
+def _contents(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
     _readable(info)
     with archive.open(info) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise SourceError(f"{info.filename!r} unpacks to more than {limit >> 20} MiB")
+        raise SourceError(f"{info.filename!r} unpacks to more than {limit:,} bytes")
     return data
 
 
@@ -114,7 +120,7 @@ def _unpack_zip(path: Path, into: Path, wanted: Callable[[str], bool], limits: L
         links: dict[str, str] = {}
         for info in members(archive, limits):
             if _is_link(info):
-                target = read_member(archive, info, 4096).decode("utf-8", "surrogateescape")
+                target = _contents(archive, info, 4096).decode("utf-8", "surrogateescape")
                 links[_safe(info.filename)] = _target(info.filename, target)
             elif wanted(info.filename):
                 _readable(info)
@@ -185,7 +191,7 @@ def _follow(links: dict[str, str], into: Path, wanted: Callable[[str], bool], le
 def _safe(name: str) -> str:
     """Return a member's name without ``.`` parts and a final slash, if it stays in its place."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or _ODD.search(name):
+    if not name or path.is_absolute() or ".." in path.parts or _ODD.search(name):
         raise SourceError(
             f"the archive has a member named {name!r}, which would be written elsewhere",
             hint="do not use this archive; get it again from a place you trust",

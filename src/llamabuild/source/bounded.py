@@ -46,12 +46,16 @@ class Careful(io.BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read like any file, but refuse requests beyond the bound."""
-        if size is not None and size > self._bound:
-            raise _absurd(size)
-        data = super().read(self._bound + 1 if size is None or size < 0 else size)
-        if len(data) > self._bound:
-            raise _absurd(len(data))
-        return data
+        if size is not None and size >= 0:
+            if size > self._bound:
+                raise _absurd(size)
+            return super().read(size)
+        data = bytearray()
+        while more := super().read(CHUNK):
+            data += more
+            if len(data) > self._bound:
+                raise _absurd(len(data))
+        return bytes(data)
 
 
 def _absurd(size: int) -> SourceError:

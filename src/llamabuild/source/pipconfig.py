@@ -7,6 +7,7 @@ index. (pip: "Configuration", uv: "Package indexes" in their manuals.)
 from __future__ import annotations
 
 import configparser
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -93,7 +94,7 @@ def _files(environ: Mapping[str, str], root: Path, prefix: Path) -> dict[str, st
 
 def _places(environ: Mapping[str, str], root: Path, prefix: Path) -> list[Path]:
     named = environ.get("PIP_CONFIG_FILE")
-    if named == "/dev/null":  # pip's way to have no files at all
+    if named == os.devnull:  # the way to tell pip that there are no files
         return []
     home = Path(environ.get("HOME") or environ.get("USERPROFILE") or "~")
     if sys.platform == "win32":

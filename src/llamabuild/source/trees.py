@@ -50,15 +50,22 @@ def locate(root: Path, origin: str) -> Layout:
 
     :raises SourceError: there is none, or it is not complete.
     """
-    spots = [root / spot for spot in _tables()["spots"]]
-    found = [spot for spot in spots if (spot / "ggml.c").is_file()]
-    sources = next((spot for spot in found if _cuda_folders(spot)), None)
-    if sources is None:
+    found = [spot for spot in _tables()["spots"] if (root / spot / "ggml.c").is_file()]
+    spot = next((spot for spot in found if _cuda_folders(root / spot)), None)
+    if spot is None:
         raise _nothing(root, origin, found)
+    sources = root / spot
+    base = sources.parent if PurePosixPath(spot).name == "src" else sources
     kind = _kind(root)
     if kind == "llamafile":
         _check_llamafile(root, sources, origin)
-    return _survey(root, sources, kind)
+    layout = _survey(root, sources, base, kind)
+    if not any(PurePosixPath(name).name == "ggml.h" for name in layout.files):
+        raise SourceError(
+            f"{origin} has ggml's sources, but not its header ggml.h",
+            hint=f"give the whole checkout, perhaps {root.parent}",
+        )
+    return layout
 
 
 def describe(layout: Layout, contents: dict[str, bytes], origin: str) -> dict[str, Any]:
@@ -117,13 +124,12 @@ def _cuda_folders(sources: Path) -> list[Path]:
     return []
 
 
-def _survey(root: Path, sources: Path, kind: str) -> Layout:
+def _survey(root: Path, sources: Path, base: Path, kind: str) -> Layout:
     """List what belongs to ggml's GPU module, and nothing else of the tree."""
 
     def relative(path: Path) -> str:
         return path.relative_to(root).as_posix()
 
-    base = sources.parent if sources.name == "src" else sources
     includes = [
         folder for folder in (sources, base / "include", base / "include/ggml") if folder.is_dir()
     ]
@@ -208,11 +214,11 @@ def _check_llamafile(root: Path, sources: Path, origin: str) -> None:
         )
 
 
-def _nothing(root: Path, origin: str, found: list[Path]) -> SourceError:
+def _nothing(root: Path, origin: str, found: list[str]) -> SourceError:
     """Explain what is missing, as exactly as the folder allows."""
     if found:
         return SourceError(
-            f"{origin} has ggml in {found[0]}, but not its CUDA code (ggml-cuda.cu)",
+            f"{origin} has ggml in its folder {found[0]}, but not its CUDA code (ggml-cuda.cu)",
             hint="get a complete checkout, or unpack the whole archive",
         )
     empty = [root / name for name in ("ggml", "vendor/llama.cpp", "llama.cpp")]

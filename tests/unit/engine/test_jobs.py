@@ -22,9 +22,9 @@ from llamabuild.engine.jobs import GIB, Share, share
     ],
 )
 def test_examples(pieces: int, cores: int, gib: int, expected: Share) -> None:
-    assert share(
-        pieces=pieces, cores=cores, memory_bytes=gib * GIB, bytes_per_piece=GIB
-    ) == expected
+    assert (
+        share(pieces=pieces, cores=cores, memory_bytes=gib * GIB, bytes_per_piece=GIB) == expected
+    )
 
 
 def test_the_users_number_is_obeyed() -> None:

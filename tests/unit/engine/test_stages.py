@@ -90,7 +90,9 @@ def test_quoting_and_variables_of_the_plan_are_resolved() -> None:
 
 
 def test_the_tools_get_nvccs_own_environment() -> None:
-    assert graph("11.8").environment["NVVMIR_LIBRARY_DIR"] == "/usr/lib/nvidia-cuda-toolkit/libdevice"
+    assert (
+        graph("11.8").environment["NVVMIR_LIBRARY_DIR"] == "/usr/lib/nvidia-cuda-toolkit/libdevice"
+    )
     assert "LD_LIBRARY_PATH" in graph("13.0").environment
 
 

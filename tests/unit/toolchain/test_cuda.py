@@ -10,7 +10,7 @@ import pytest
 
 from llamabuild.errors import ToolchainError
 from llamabuild.memo import Memo, identity
-from llamabuild.toolchain import Machine, ToolkitSearch, programs
+from llamabuild.toolchain import Machine, ToolkitSearch, describe, programs
 from llamabuild.toolchain.cuda import STEPS
 
 from .conftest import Sandbox
@@ -453,6 +453,21 @@ def test_an_upgraded_tool_is_asked_again(sandbox: Sandbox) -> None:
     assert "ptxas is 13.5.37" in rejected.reason
 
 
+def test_a_patched_header_and_newer_tables_are_read_again(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.toolkit(sandbox.root / "opt/cuda")
+    header = sandbox.root / "opt/cuda/include/crt/math_functions.h"
+    header.write_text("double cospi(double x);\n")
+    assert sandbox.find().toolkits[0].glibc_below == "2.41"
+    header.write_text("double cospi(double x) noexcept;\n")
+    assert sandbox.find().toolkits[0].glibc_below == ""
+    sandbox.log.unlink()
+    monkeypatch.setattr(describe, "FACTS", header)
+    sandbox.find()
+    assert "nvcc" in sandbox.started
+
+
 def test_a_crash_is_not_remembered(sandbox: Sandbox) -> None:
     sandbox.toolkit(sandbox.root / "opt/cuda")
     trouble = sandbox.root / "no memory left"
@@ -486,8 +501,11 @@ def test_whatever_could_change_the_answer_is_watched(sandbox: Sandbox) -> None:
         "crt headers of the right version": lambda: sandbox.file(
             sandbox.root / "site/nvidia_cuda_crt-13.0.88.dist-info/METADATA"
         ),
-        "cuBLAS": lambda: sandbox.cublas(
-            sandbox.root / "site/nvidia/cu13/include", sandbox.root / "site/nvidia/cu13/lib"
+        "the headers of cuBLAS": lambda: sandbox.file(
+            sandbox.root / "site/nvidia/cu13/include/cublas_v2.h"
+        ),
+        "cuBLAS itself": lambda: sandbox.file(
+            sandbox.root / "site/nvidia/cu13/lib/libcublas.so.13"
         ),
         "an upgraded ptxas": lambda: sandbox.tool(
             sandbox.root / "usr/local/cuda-13.0/bin/ptxas", "ptxas", "13.1.1", ()

@@ -253,3 +253,7 @@ def test_a_compiler_is_asked_once_and_again_when_it_changed(
     assert sandbox.started == ["g++"]
     sandbox.compiler(bin_dir / "g++", "13.3.10")
     assert find(sandbox, CUDA13).version == "13.3.10"
+    assert len(sandbox.started) == 2
+    sandbox.file(sandbox.root / "usr/include/features.h", text="a newer C library")
+    find(sandbox, CUDA13)
+    assert len(sandbox.started) == 3

@@ -1,0 +1,50 @@
+"""``backend-dl`` modules: the tree's own CMake, which knows its own build best."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from llamabuild.engine.site import Site
+from llamabuild.errors import CompilationError
+
+__all__ = ["build"]
+
+
+def build(site: Site) -> Path:
+    """Configure the tree and build its module; errors as in ``compile_plan``."""
+    plan, toolkit = site.plan, site.plan.toolkit
+    assert plan.source.ggml_cmake is not None
+    defines = [f"-D{define}" for define in plan.defines]
+    plain = [*defines, f"-ffile-prefix-map={site.tree}/="]
+    values: dict[str, str | list[str]] = {
+        "CMAKE_C_COMPILER": str(plan.host_compiler.cc),
+        "CMAKE_CXX_COMPILER": str(plan.host_compiler.path),
+        "CMAKE_CUDA_COMPILER": str(toolkit.nvcc),
+        "CMAKE_CUDA_HOST_COMPILER": str(plan.host_compiler.path),
+        "CMAKE_CUDA_ARCHITECTURES": [str(arch) for arch in plan.archs],
+        "CMAKE_C_FLAGS": shlex.join(plain),
+        "CMAKE_CXX_FLAGS": shlex.join(plain),
+        "CMAKE_CUDA_FLAGS": shlex.join([*plan.nvcc_flags, *defines]),
+        "CMAKE_MODULE_LINKER_FLAGS": shlex.join(plan.link_flags),
+        "CMAKE_BUILD_TYPE": "Release",
+        "CUDAToolkit_ROOT": str(toolkit.root),
+        "CUDA_cuda_driver_LIBRARY": str(site.driver()),
+        # Linked in, as in our own modules: every machine with a driver can load the result.
+        "CUDA_cudart_LIBRARY": str(site.static_runtime()),
+        "CMAKE_CUDA_STANDARD_LIBRARIES": "-ldl -lrt -lpthread",
+        "CMAKE_CXX_STANDARD_LIBRARIES": "-ldl -lrt -lpthread",
+        **dict(option.split("=", 1) for option in plan.cmake_options),
+    }
+    if toolkit.cublas is not None:
+        values["CUDA_cublas_LIBRARY"] = str(toolkit.cublas.library)
+    project = site.project(site.tree / plan.source.ggml_cmake)
+    project.configure(values)
+    project.build("ggml-cuda", jobs=site.share().jobs)
+    found = sorted(project.folder.rglob(plan.module))
+    if not found:
+        raise CompilationError(
+            f"the tree's own build ended well but made no {plan.module}",
+            hint="this tree may be too old for GGML_BACKEND_DL: try --flavor self-contained",
+        )
+    return found[0]
