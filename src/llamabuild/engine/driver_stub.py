@@ -18,6 +18,9 @@ __all__ = ["SONAME", "build", "functions"]
 
 SONAME = "libcuda.so.1"
 
+#: CUDA_ERROR_NO_DEVICE, in case somebody loads the stand-in.
+_NO_DEVICE = 100
+
 _DECLARED = re.compile(r"\bCUDAAPI\s+(cu[A-Z]\w*)\s*\(")
 #: cuda.h renames functions whose meaning changed: ``#define cuMemAlloc cuMemAlloc_v2``.
 _RENAMED = re.compile(
@@ -49,7 +52,7 @@ def build(
         ) from error
     folder.mkdir(parents=True, exist_ok=True)
     source, library = folder / "driver_stub.c", folder / "libcuda.so"
-    source.write_text("".join(f"void {name}(void) {{}}\n" for name in names))
+    source.write_text("".join(f"int {name}(void) {{ return {_NO_DEVICE}; }}\n" for name in names))
     done = run.capture(
         [compiler, "-shared", "-fPIC", f"-Wl,-soname,{SONAME}", "-o", library, source],
         env=environment,

@@ -1,4 +1,4 @@
-"""``classic`` and ``self-contained`` modules: our own CMake project in ``cmake/``."""
+"""``classic`` and ``self-contained`` modules: our own CMake project, ``cmake/module``."""
 
 from __future__ import annotations
 
@@ -14,16 +14,6 @@ from llamabuild.errors import CompilationError
 from llamabuild.events import Note
 
 __all__ = ["build"]
-
-#: The reusable CMake project; beside the package in a wheel, at the top of a checkout.
-_PROJECT = next(
-    folder
-    for folder in (
-        Path(__file__).parents[1] / "data" / "cmake",
-        Path(__file__).parents[3] / "cmake",
-    )
-    if (folder / "CMakeLists.txt").is_file()
-)
 
 #: nvcc's tools write their files here, below the source.
 _STAGES = "stages"
@@ -61,7 +51,7 @@ def build(site: Site) -> Path:
         script = site.folder / "stages.cmake"
         script.write_text(_script(graph, tree), encoding="utf-8")
         values["LLAMABUILD_STAGES"] = str(script)
-    project = site.project(_PROJECT)
+    project = site.project("module")
     project.configure(values)
     project.build(
         "module",

@@ -17,6 +17,16 @@ from llamabuild.toolchain import BuildTools
 
 __all__ = ["Site", "Tools"]
 
+#: Our CMake projects: beside the package in a wheel, at the top of a checkout.
+_PROJECTS = next(
+    folder
+    for folder in (
+        Path(__file__).parents[1] / "data" / "cmake",
+        Path(__file__).parents[3] / "cmake",
+    )
+    if folder.is_dir()
+)
+
 
 @dataclass(frozen=True)
 class Tools:
@@ -47,10 +57,10 @@ class Site:
         """The copy of the source that is compiled."""
         return self.folder / "src"
 
-    def project(self, source: Path) -> Project:
-        """A CMake project that is built in this site."""
+    def project(self, name: str) -> Project:
+        """One of our CMake projects, to be built in this site."""
         return Project(
-            source,
+            _PROJECTS / name,
             self.folder / "build",
             cmake=self.tools.build.cmake,
             ninja=self.tools.build.ninja,

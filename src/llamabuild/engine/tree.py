@@ -28,6 +28,7 @@ def build(site: Site) -> Path:
         "CMAKE_CUDA_FLAGS": shlex.join([*plan.nvcc_flags, *defines]),
         "CMAKE_MODULE_LINKER_FLAGS": shlex.join(plan.link_flags),
         "CMAKE_BUILD_TYPE": "Release",
+        "LLAMABUILD_TREE": str(site.tree / plan.source.ggml_cmake),
         "CUDAToolkit_ROOT": str(toolkit.root),
         "CUDA_cuda_driver_LIBRARY": str(site.driver()),
         # Linked in, as in our own modules: every machine with a driver can load the result.
@@ -38,7 +39,7 @@ def build(site: Site) -> Path:
     }
     if toolkit.cublas is not None:
         values["CUDA_cublas_LIBRARY"] = str(toolkit.cublas.library)
-    project = site.project(site.tree / plan.source.ggml_cmake)
+    project = site.project("tree")
     project.configure(values)
     project.build("ggml-cuda", jobs=site.share().jobs)
     found = sorted(project.folder.rglob(plan.module))
