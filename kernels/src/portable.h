@@ -7,11 +7,13 @@
 #if defined(__HIPCC__)
 #include <hip/hip_runtime.h>
 #define GPU(name) hip##name
+#define GPU_SHARED_MEMORY hipDeviceAttributeMaxSharedMemoryPerBlock
 #define GPU_MULTIPROCESSORS hipDeviceAttributeMultiprocessorCount
 using GPUProperties = hipDeviceProp_t;
 #elif defined(__CUDACC__)
 #include <cuda_runtime.h>
 #define GPU(name) cuda##name
+#define GPU_SHARED_MEMORY cudaDevAttrMaxSharedMemoryPerBlockOptin
 #define GPU_MULTIPROCESSORS cudaDevAttrMultiProcessorCount
 using GPUProperties = cudaDeviceProp;
 #endif

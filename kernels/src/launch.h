@@ -1,0 +1,174 @@
+// What the kernels are told, and the few words of CUDA and HIP that differ.
+#pragma once
+#include "activations.h"
+
+namespace llamabuild {
+
+// One product, or a batch of them: output[column][row] = weights[row] . activations[column].
+// Strides are bytes except for the output's, which are floats.
+struct Product {
+    const uint8_t* weights;
+    const uint8_t* activations;  // quantized columns, or floats, as the kernel at hand reads them
+    float* output;
+    int m, n, k;
+    int batch;
+    int64_t row_bytes, column_bytes, output_column;
+    int64_t weight_batch, activation_batch, output_batch;
+    // Grouped: item i of the batch multiplies expert experts[i] by the one column columns[i].
+    // An index out of range gives zeros.
+    const int32_t* experts;
+    const int32_t* columns;
+    int expert_count, column_count;
+    int first_item;  // of the batch, that this launch computes
+};
+
+struct Launch {
+    GPU(Stream_t) stream;
+    int multiprocessors;
+    int shared_bytes;  // that a block may ask for
+    bool early;        // the kernel may start before its predecessor in the stream has ended
+};
+
+// Blocks in the y and z directions of a grid; longer batches are started piece by piece.
+constexpr int most_blocks_yz = 65535;
+
+// Where one product of a batch lies.
+struct Place {
+    const uint8_t* weights;
+    const uint8_t* activations;
+    float* output;
+    bool valid;
+
+    DEVICE Place(const Product& p, int item) {
+        int weight_item = item, activation_item = item;
+        valid = true;
+        if (p.experts) {
+            weight_item = p.experts[item];
+            activation_item = p.columns[item];
+            valid = weight_item >= 0 && weight_item < p.expert_count && activation_item >= 0 &&
+                    activation_item < p.column_count;
+            if (!valid) weight_item = activation_item = 0;
+        }
+        weights = p.weights + weight_item * p.weight_batch;
+        activations = p.activations + activation_item * p.activation_batch;
+        output = p.output + item * p.output_batch;
+    }
+};
+
+// Bytes behind the last multiple of 16.
+DEVICE int skew(const uint8_t* p) { return static_cast<int>(reinterpret_cast<uintptr_t>(p) % 16); }
+
+#if defined(__HIPCC__)
+__device__ __forceinline__ float exchange(float value, int distance) {
+    return __shfl_xor(value, distance, group_size);
+}
+__device__ __forceinline__ uint32_t exchange(uint32_t value, int distance) {
+    return static_cast<uint32_t>(__shfl_xor(static_cast<int>(value), distance, group_size));
+}
+// The lanes of a wave run in step; only the compiler must keep the order.
+__device__ __forceinline__ void group_barrier() {
+    __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront");
+    __builtin_amdgcn_wave_barrier();
+}
+#else
+__device__ __forceinline__ float exchange(float value, int distance) {
+    return __shfl_xor_sync(0xffffffffu, value, distance);
+}
+__device__ __forceinline__ uint32_t exchange(uint32_t value, int distance) {
+    return __shfl_xor_sync(0xffffffffu, value, distance);
+}
+__device__ __forceinline__ void group_barrier() { __syncwarp(); }
+#endif
+
+// Returns when the kernel before this one has ended and its results can be read.
+__device__ __forceinline__ void wait_for_predecessor() {
+#if LLAMABUILD_SM >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next kernel start beside this one.
+__device__ __forceinline__ void release_successor() {
+#if LLAMABUILD_SM >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Copies 16 bytes to shared memory, or the first `readable` of them if the memory ends before; both
+// ends are aligned to 16 bytes. From 8.0 on the copy goes on in the background until
+// `wait_for_copies`.
+__device__ __forceinline__ void copy16(uint8_t* to, const uint8_t* from, int readable) {
+    if (readable >= 16) {
+#if LLAMABUILD_SM >= 800
+        const auto target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(from)
+                     : "memory");
+#else
+        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+#endif
+    } else {
+        for (int i = 0; i < readable; ++i) to[i] = from[i];
+    }
+}
+
+__device__ __forceinline__ void end_of_copies() {
+#if LLAMABUILD_SM >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits until at most `Pending` of the sets of copies are still on their way.
+template <int Pending>
+__device__ __forceinline__ void wait_for_copies() {
+#if LLAMABUILD_SM >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+#endif
+}
+
+// Starts a kernel and says whether that worked.
+template <class... Parameters, class... Arguments>
+GPU(Error_t) start(void (*kernel)(Parameters...), const Launch& launch, dim3 blocks,
+                   unsigned threads, size_t shared, Arguments... arguments) {
+#if defined(__CUDACC__) && !defined(__HIPCC__)
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = blocks;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared;
+    config.stream = launch.stream;
+    config.attrs = &early;
+    config.numAttrs = launch.early ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+#else
+    hipLaunchKernelGGL(kernel, blocks, dim3(threads), static_cast<uint32_t>(shared),
+                       launch.stream, Parameters(arguments)...);
+    return hipGetLastError();
+#endif
+}
+
+// Starts `launch_some(product, items)` until the whole batch is done.
+template <class LaunchSome>
+GPU(Error_t) for_batch(Product p, LaunchSome launch_some) {
+    for (; p.first_item < p.batch; p.first_item += most_blocks_yz) {
+        const int left = p.batch - p.first_item;
+        const auto error = launch_some(p, left < most_blocks_yz ? left : most_blocks_yz);
+        if (error != GPU(Success)) return error;
+    }
+    return GPU(Success);
+}
+
+// One definition for each type, in the files matvec_*.cu.
+template <Type type>
+GPU(Error_t) multiply_vectors(const Product& product, const Launch& launch);
+
+// Products of many columns; see matmul.h, and one definition for each type in matmul_*.cu.
+template <Type type>
+GPU(Error_t) multiply_matrices(const Product& product, const Launch& launch);
+
+// Activations to q8_1 planes: `count` columns of `batch` batches, strides in floats.
+GPU(Error_t) quantize_columns(const float* x, int64_t column, int64_t x_batch, int k, int count,
+                              int batch, void* planes, const Launch& launch);
+
+}  // namespace llamabuild

@@ -1,0 +1,109 @@
+// What the tensor-core path does besides multiplying: prepare activations and add parts.
+#include "tensor.h"
+
+namespace llamabuild {
+namespace {
+
+constexpr int threads = 256;
+
+__device__ __forceinline__ uint32_t two_halves(float low, float high) {
+#if LLAMABUILD_SM >= 800
+    uint32_t pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    return 0;  // never started there
+#endif
+}
+
+template <class Layout>
+__device__ __forceinline__ int chunk_begin(int chunk) {
+    return chunk / 8 * 256 + Layout::first(chunk % 8);
+}
+
+// One block for each column. The column is divided by a power of two that brings its largest
+// magnitude to between 1/2 and 1, so that no activation is out of a 16-bit float's range.
+__global__ void __launch_bounds__(threads)
+prepare_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, int64_t padded_n,
+               Order order, uint8_t* columns) {
+    release_successor();
+    x += blockIdx.y * x_batch + blockIdx.x * column_stride;
+    columns += (blockIdx.y * padded_n + blockIdx.x) * TensorColumns::bytes(k);
+
+    uint32_t largest = 0;
+    for (int i = threadIdx.x; i < k; i += threads) largest = larger_magnitude(largest, x[i]);
+    __shared__ uint32_t warps[threads / group_size];
+    for (int distance = 1; distance < group_size; distance *= 2)
+        largest = max(largest, exchange(largest, distance));
+    if (threadIdx.x % group_size == 0) warps[threadIdx.x / group_size] = largest;
+    __syncthreads();
+    for (const uint32_t other : warps) largest = max(largest, other);
+    const uint32_t exponent = min(max(largest >> 23, 1u), 252u);
+    const float inverse = bits_to_float((253 - exponent) << 23);
+
+    for (int i = threadIdx.x; i < TensorColumns::padded(k) / 8; i += threads) {
+        const int chunk = i / 16 * 4 + i % 4, h = i / 4 % 4;  // as multiply_matrices_kernel reads
+        int at = 0, step = 0;
+        switch (order) {
+            case Order::linear: at = chunk_begin<Linear>(chunk), step = Linear::step; break;
+            case Order::interleaved:
+                at = chunk_begin<Interleaved>(chunk), step = Interleaved::step;
+                break;
+            case Order::distant: at = chunk_begin<Distant>(chunk), step = Distant::step; break;
+        }
+        at += h / 2 * step + h % 2 * 8;
+        uint4 piece = make_uint4(0, 0, 0, 0);
+        if (at < k) {
+            const float* const from = x + at;
+            piece = make_uint4(two_halves(from[0] * inverse, from[1] * inverse),
+                               two_halves(from[2] * inverse, from[3] * inverse),
+                               two_halves(from[4] * inverse, from[5] * inverse),
+                               two_halves(from[6] * inverse, from[7] * inverse));
+        }
+        reinterpret_cast<uint4*>(columns)[i] = piece;
+    }
+    if (threadIdx.x == 0)
+        *reinterpret_cast<float*>(columns + TensorColumns::padded(k) * 2) =
+            bits_to_float((exponent + 1) << 23);
+}
+
+__global__ void __launch_bounds__(threads)
+add_kernel(const Product p, const float* parts, int splits) {
+    wait_for_predecessor();
+    const int64_t size = int64_t{p.m} * p.n;
+    const int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x;
+    if (i >= size) return;
+    parts += blockIdx.y * size * splits + i;
+    float sum = 0;
+    for (int part = 0; part < splits; ++part) sum += parts[part * size];
+    p.output[blockIdx.y * p.output_batch + i / p.m * p.output_column + i % p.m] = sum;
+}
+
+}  // namespace
+
+int tensor_splits(int m, int n, int k, int batch, const Launch& launch) {
+    const bool large = n >= large_columns && launch.shared_bytes >= large_shared_bytes;
+    const int rows = large ? 128 : 64, columns = large ? 128 : 32;
+    const int blocks_at_once = launch.multiprocessors * (large ? 1 : 2);
+    const int64_t blocks =
+        int64_t{(m + rows - 1) / rows} * ((n + columns - 1) / columns) * batch;
+    const int most = (k + span_weights - 1) / span_weights / 4;  // four spans at least
+    int splits = static_cast<int>(blocks_at_once / blocks);
+    splits = splits < most ? splits : most;
+    return splits < 1 ? 1 : splits;
+}
+
+GPU(Error_t) prepare_tensor_columns(const float* x, int64_t column, int64_t x_batch, int k, int n,
+                                    int batch, Order order, void* columns, const Launch& launch) {
+    return start(prepare_kernel, launch, dim3(n, batch), threads, 0, x, column, x_batch, k,
+                 TensorColumns::count(n), order, static_cast<uint8_t*>(columns));
+}
+
+GPU(Error_t) add_parts(const Product& p, const float* parts, int splits, const Launch& launch) {
+    const int64_t size = int64_t{p.m} * p.n;
+    return start(add_kernel, launch,
+                 dim3(static_cast<unsigned>((size + threads - 1) / threads), p.batch), threads, 0,
+                 p, parts, splits);
+}
+
+}  // namespace llamabuild

@@ -1,0 +1,46 @@
+// The tensor-core path as the others see it: when it is taken and what it needs.
+#pragma once
+#include "launch.h"
+
+namespace llamabuild {
+
+constexpr int tensor_arch = 800;     // the code's architecture, times ten
+constexpr int tensor_columns = 9;    // from here on this is faster than reading weights once for 8
+constexpr int span_weights = 256;    // of one stage
+
+// Large tiles where there are columns enough and the shared memory for them, else small ones.
+constexpr int large_columns = 48;
+constexpr int large_shared_bytes = 228 * 1024 - 1024;
+
+// Activations for this path: columns of 16-bit floats, in pieces of eight, then a factor.
+struct TensorColumns {
+    static constexpr int tile = 128;  // columns are padded to a multiple of this
+
+    DEVICE static constexpr int64_t padded(int64_t k) {
+        return (k + span_weights - 1) / span_weights * span_weights;
+    }
+    DEVICE static constexpr int64_t bytes(int64_t k) { return padded(k) * 2 + 16; }
+    DEVICE static constexpr int64_t count(int64_t n) { return (n + tile - 1) / tile * tile; }
+};
+
+// Parts of k that are multiplied by different blocks and added afterwards, so that a product with
+// few rows and columns occupies the whole GPU.
+int tensor_splits(int m, int n, int k, int batch, const Launch& launch);
+
+// Bytes of workspace behind the columns, for the parts' results.
+inline int64_t tensor_partial_bytes(const Product& p, int splits) {
+    return splits > 1 ? int64_t{4} * splits * p.m * p.n * p.batch : 0;
+}
+
+// Which layout F::Layout is, for the kernel that prepares activations.
+enum class Order { linear, interleaved, distant };
+template <class Layout> constexpr Order order_of = Order::linear;
+template <> constexpr Order order_of<Interleaved> = Order::interleaved;
+template <> constexpr Order order_of<Distant> = Order::distant;
+
+GPU(Error_t) prepare_tensor_columns(const float* x, int64_t column, int64_t x_batch, int k, int n,
+                                    int batch, Order order, void* columns, const Launch& launch);
+
+GPU(Error_t) add_parts(const Product& p, const float* parts, int splits, const Launch& launch);
+
+}  // namespace llamabuild
