@@ -2,7 +2,8 @@
 
 ``LLAMABUILD_TESTS=all_must_work`` turns every skipped test into a failed one, so that a CI whose
 compiler got lost does not pass. ``LLAMABUILD_TEST_SOURCES`` names sources as ``--source`` takes
-them, separated by commas; each test with a ``real_source`` runs once for each.
+them, separated by commas; each test with a ``real_source`` runs once for each. Where none is named,
+tests that live on them are skipped, or left out of a run in which everything must work.
 """
 
 from __future__ import annotations
@@ -37,6 +38,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "real_source" in metafunc.fixturenames:
         nothing = pytest.param("", marks=pytest.mark.skip("LLAMABUILD_TEST_SOURCES names none"))
         metafunc.parametrize("real_source", SOURCES or [nothing])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what lives on named sources, where none is named and nothing may be skipped."""
+    if ALL_MUST_WORK and not SOURCES:
+        given = {"real_source", "named"}
+        left_out = [item for item in items if given & set(getattr(item, "fixturenames", ()))]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.hookimpl(wrapper=True)

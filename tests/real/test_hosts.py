@@ -18,9 +18,11 @@ from typing import Any
 
 import pytest
 
+import llamabuild
 from llamabuild.memo import Memo
 from llamabuild.probe import detect_nvidia
 from llamabuild.source import SourceTree, open_source
+from llamabuild.toolchain import find_cuda
 
 from . import hosts
 from .conftest import SOURCES
@@ -44,13 +46,21 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def classics(need: Any, shelf: Path) -> list[hosts.Module]:
-    """The classic sources at hand, oldest first; there is no module yet at their paths."""
-    trees = [described(spec, shelf) for spec in SOURCES if not spec.startswith("pypi:")]
-    modules = [hosts.Module.of(shelf / "absent.so", tree) for tree in trees]
-    found = [module for module in modules if module.release not in (None, *WITHOUT_HOST)]
+def named(need: Any, shelf: Path) -> list[tuple[hosts.Module, str]]:
+    """The classic sources at hand, oldest first: modules to be, and what to build them from."""
+    found = []
+    for spec in SOURCES:
+        if not spec.startswith("pypi:"):
+            module = hosts.Module.of(shelf / "absent.so", described(spec, shelf))
+            if module.release not in (None, *WITHOUT_HOST):
+                found.append((module, spec))
     need(found, "a llamafile of 0.6.2 to 0.9.3 in LLAMABUILD_TEST_SOURCES")
-    return sorted(found, key=lambda module: [int(n) for n in str(module.release).split(".")])
+    return sorted(found, key=lambda pair: [int(n) for n in str(pair[0].release).split(".")])
+
+
+@pytest.fixture(scope="session")
+def classics(named: list[tuple[hosts.Module, str]]) -> list[hosts.Module]:
+    return [module for module, _ in named]
 
 
 @pytest.fixture(scope="session")
@@ -254,6 +264,17 @@ def test_headers_of_something_else_are_refused(tmp_path: Path) -> None:
 
 
 # --- modules that somebody built ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def classic_module(need: Any, shelf: Path, named: list[tuple[hosts.Module, str]]) -> hosts.Module:
+    """The oldest of the classic sources at hand, built for the oldest architecture there is."""
+    toolkits = find_cuda(ENVIRON, memo=Memo(None)).toolkits
+    need(toolkits, "a CUDA toolkit")
+    arch = min(arch for toolkit in toolkits for arch in toolkit.real)
+    _, spec = named[0]
+    (built,) = llamabuild.build(arch.name, spec, cache_dir=str(shelf / "cache"))
+    return hosts.Module.of(built.path, built.plan.source)
 
 
 def test_a_module_loads_where_there_is_no_gpu(classic_module: hosts.Module, tmp_path: Path) -> None:

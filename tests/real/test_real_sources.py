@@ -20,6 +20,8 @@ from llamabuild.memo import Memo
 from llamabuild.pipeline import Built
 from llamabuild.toolchain import Toolkit, find_cuda
 
+from . import hosts
+
 pytestmark = pytest.mark.nvcc
 
 ONE_FILE = "pypi:llama-cpp-python==0.2.56"
@@ -34,7 +36,7 @@ def toolkits(need: Any) -> tuple[Toolkit, ...]:
 
 
 def built_with(toolkits: tuple[Toolkit, ...], source: str, **options: Any) -> Built:
-    """Build for 6.1, the architecture of the failure that started it all, or the oldest there is."""
+    """Build for 6.1, the architecture of the failure that started it all, or the oldest."""
     archs = sorted(arch for found in toolkits for arch in found.real)
     arch = CudaArch(61) if CudaArch(61) in archs else archs[0]
     (built,) = llamabuild.build(arch.name, source, **options)
@@ -55,7 +57,9 @@ def test_a_given_source_builds_with_and_without_forced_mmq(
 
 
 @pytest.mark.network
-def test_one_file_of_the_package_index(toolkits: tuple[Toolkit, ...], need: Any) -> None:
+def test_one_file_of_the_package_index(
+    toolkits: tuple[Toolkit, ...], need: Any, tmp_path: Path
+) -> None:
     need(any(found.cublas for found in toolkits), "a CUDA toolkit with cuBLAS")
     built = built_with(toolkits, ONE_FILE, force_mmq=True)
     assert built.plan.flavor == "self-contained"
@@ -66,6 +70,8 @@ def test_one_file_of_the_package_index(toolkits: tuple[Toolkit, ...], need: Any)
     assert any(name.startswith("libcublas.so") for name in module.needed)
     (entry,) = module.entries
     assert any("mul_mat_vec_q" in kernel.name for kernel in entry.kernels or ())
+    outcome = hosts.try_without_gpu(hosts.Module.of(built.path, built.plan.source), tmp_path)
+    assert (outcome.exit_code, outcome.crashed) == (3, False), outcome.stderr
 
 
 @pytest.mark.network
