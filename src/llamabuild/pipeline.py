@@ -15,7 +15,12 @@ from typing import Any
 
 from llamabuild import arch, engine, inspect, probe, source, toolchain
 from llamabuild.arch import CudaArch, Item, Keyword
-from llamabuild.errors import CompilationError, ModuleRejectedError, SourceError
+from llamabuild.errors import (
+    ArchitectureError,
+    CompilationError,
+    ModuleRejectedError,
+    SourceError,
+)
 from llamabuild.events import Listener, Note
 from llamabuild.memo import Memo
 from llamabuild.planning import Plan, make_plan, needs_cublas
@@ -217,11 +222,27 @@ def plan(job: Job) -> Job:
 
 def build(job: Job) -> tuple[Built, ...]:
     """Have every planned module, from the cache or from the compilers; in the plans' order."""
+    wanted = {name: gpu_architecture(name) for name in job.request.require_gpus}
     built = tuple(_build_one(job, made) for made in job.plans)
+    _require(wanted, built)
     if job.request.output:
         for result in built:
             _export(job.request.output, result, alone=len(built) == 1)
     return built
+
+
+def gpu_architecture(name: str) -> str:
+    """Return the architecture of one GPU that a user names: "61" for ``gtx 1080`` or ``6.1``.
+
+    :raises ArchitectureError: nobody knows it, or it is more than one.
+    """
+    items = arch.parse(name)
+    if len(items) != 1 or isinstance(items[0], Keyword):
+        raise ArchitectureError(
+            f"{name!r} is not one GPU", hint="name one, for example 'gtx 1080' or 6.1"
+        )
+    (item,) = items
+    return item.name if isinstance(item, CudaArch) else str(item)
 
 
 def depends_on(job: Job) -> tuple[Path, ...]:
@@ -324,6 +345,29 @@ def _export(output: str, result: Built, *, alone: bool) -> None:
         folder = "-".join(str(item) for item in result.plan.archs)
         output = f"{Path(output) / folder}{os.sep}"
     export(result.artifact, output)
+
+
+def _require(wanted: Mapping[str, str], built: tuple[Built, ...]) -> None:
+    """Refuse modules of which none runs all its kernels on a GPU that must be served."""
+    if not wanted:
+        return
+    modules = [inspect.read_module(result.path) for result in built]
+    for name, architecture in wanted.items():
+        found = [inspect.coverage(module, architecture) for module in modules]
+        if not any(coverage.healthy for coverage in found):
+            (least,) = sorted(found, key=lambda coverage: len(coverage.trapped or ()))[:1]
+            what = (
+                f"{len(least.trapped)} of {least.kernels} kernels give up"
+                if least.trapped
+                else "nothing runs"
+                if least.runs == "no"
+                else "which kernels give up is unknown"
+            )
+            raise ModuleRejectedError(
+                f"on {name} ({architecture}), {what}: "
+                f"the driver would take {', '.join(least.entries) or 'no'} code",
+                hint=f"add {architecture} to --arch",
+            )
 
 
 def _manifest(made: Plan, module: inspect.Module) -> dict[str, Any]:

@@ -49,7 +49,10 @@ class Argument:
 
 #: Command -> its arguments.
 ARGUMENTS: Mapping[str, tuple[Argument, ...]] = {
-    "inspect": (Argument("file", "a GPU module: .so or .dll"),),
+    "inspect": (
+        Argument("file", "a GPU module: .so or .dll"),
+        Argument("other", "another one: show what changed from the first to this", "?"),
+    ),
     "cache": (
         Argument("action", "what to do", None, ("list", "path", "verify", "prune", "clear")),
         Argument("key", "an entry's key or its beginning (path, verify)", "?"),
@@ -91,12 +94,14 @@ def _option(kind: str, default: Any, words: str, **more: Any) -> Any:
 _BUILD_ONLY = frozenset({"build"})
 _BUILD = _BUILD_ONLY | {"plan"}
 _CACHE_ONLY = frozenset({"cache"})
+_INSPECT_ONLY = frozenset({"inspect"})
 _ALL = frozenset(COMMANDS)
 
 _what = partial(_option, group="what to build", commands=_BUILD)
 _code = partial(_option, group="code", commands=_BUILD)
 _tools = partial(_option, group="tools", commands=_BUILD)
 _result = partial(_option, group="result", commands=_BUILD_ONLY)
+_view = partial(_option, group="view", commands=_INSPECT_ONLY)
 _pruning = partial(_option, group="pruning", commands=_CACHE_ONLY)
 _common = partial(_option, group="common", commands=_ALL)
 
@@ -213,6 +218,12 @@ class Request:
     output: str | None = _result(
         "text", None, "also copy the module to this file or folder", letter="-o", metavar="PATH"
     )
+    require_gpus: tuple[str, ...] = _result(
+        "list",
+        (),
+        "fail unless every kernel of the module would run on this GPU: 'gtx 1080' or 6.1",
+        metavar="GPU",
+    )
     rebuild: bool = _result("flag", False, "compile even if the cache has the answer")
     dry_run: bool = _result("flag", False, "show the plan and compile nothing")
     older_than: str | None = _pruning(
@@ -223,6 +234,24 @@ class Request:
         None,
         "prune the least recently used until the cache is no larger: 500M, 2G",
         metavar="SIZE",
+    )
+    gpus: tuple[str, ...] = _view(
+        "list",
+        (),
+        "explain what happens on this GPU: a name or a compute capability, 'gtx 1080' or 6.1",
+        metavar="GPU",
+    )
+    kernels: str | None = _view(
+        "text",
+        None,
+        "list the kernels whose readable name holds this ('*' and '?' as in a shell)",
+        metavar="PATTERN",
+    )
+    html: str | None = _view(
+        "text",
+        None,
+        "write a page that needs no network: GPUs against families of kernels",
+        metavar="FILE",
     )
     cache_dir: str | None = _common(
         "text",
@@ -274,6 +303,7 @@ class Options(TypedDict, total=False):
     compress: str
     jobs: int
     output: str
+    require_gpus: Sequence[str]
     rebuild: bool
     cache_dir: str
 

@@ -254,11 +254,14 @@ class TestNothingIsLeft:
     ) -> None:
         monkeypatch.setattr(run, "GRACE_SECONDS", (30.0, 30.0))
         temporary = tmp_path / "temporary"
+        interrupts = tmp_path / "interrupts"
         tool = tools.shell(f"""
-            trap 'rm "{temporary}"; exit 130' INT
+            trap 'echo >> "{interrupts}"' INT
             touch "{temporary}"
             echo ready
-            while :; do sleep 0.01; done
+            until [ -e "{interrupts}" ]; do sleep 0.01; done
+            sleep 0.2
+            rm "{temporary}"
         """)
 
         def interrupt(line: str) -> None:
@@ -267,6 +270,7 @@ class TestNothingIsLeft:
         with pytest.raises(KeyboardInterrupt):
             run.stream([tool], env=ENV, on_line=interrupt)
         assert not temporary.exists()
+        assert interrupts.read_text() == "\n", "asked more than once"
 
     def test_a_second_interrupt_kills_at_once(
         self, tools: Tools, pids: Path, monkeypatch: pytest.MonkeyPatch

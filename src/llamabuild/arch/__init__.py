@@ -5,7 +5,7 @@ from __future__ import annotations
 from llamabuild.arch.expansion import expand, missing, needed
 from llamabuild.arch.facts import CudaRange, compilers, describe, known_cuda
 from llamabuild.arch.model import CudaArch, HipTarget, Item, Keyword
-from llamabuild.arch.names import product_archs
+from llamabuild.arch.names import product_archs, products
 from llamabuild.arch.parsing import parse
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "needed",
     "parse",
     "product_archs",
+    "products",
 ]

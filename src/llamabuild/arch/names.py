@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
-__all__ = ["product_archs", "similar"]
+__all__ = ["product_archs", "products", "similar"]
 
 #: Words that a driver or a shop adds to a name without changing the chip.
 _DECORATION = re.compile(
@@ -24,6 +24,11 @@ def product_archs(name: str) -> tuple[str, ...]:
     None: nobody knows the name. Several: it was given to different chips.
     """
     return _index().get(_key(name), ())
+
+
+def products() -> dict[str, list[str]]:
+    """Return all known product names by architecture, NVIDIA's first."""
+    return {arch: list(names) for arch, names in _tables().items()}
 
 
 def similar(name: str) -> tuple[str, ...]:

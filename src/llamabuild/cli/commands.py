@@ -13,7 +13,7 @@ from typing import Any
 
 from llamabuild import pipeline, replay
 from llamabuild.cli.render import Renderer, duration, size
-from llamabuild.errors import UsageError
+from llamabuild.errors import StoreError, UsageError
 from llamabuild.replay import Recorded
 from llamabuild.settings import ARGUMENTS, Request
 
@@ -113,6 +113,57 @@ def _detect(call: Call) -> int:
     return 0
 
 
+def _inspect(call: Call) -> int:
+    from llamabuild import arch, inspect
+    from llamabuild.inspect import page, report
+
+    request, cards = call.request, arch.products()
+    module = inspect.read_module(Path(call.arguments["file"]))
+    if call.arguments["other"] is not None:
+        comparison = inspect.compare(module, inspect.read_module(Path(call.arguments["other"])))
+        text = "\n".join(comparison.lines) + "\n"
+        _print(_document(comparison.document) if request.json else text)
+        return 0
+    if request.html is not None:
+        _write(request.html, page.page(module, cards))
+        _say(call, f"{request.html} was written\n")
+    if request.json:
+        _print(_document(report.document(module, cards)))
+    elif request.kernels is not None:
+        for name, traps in report.matching(module, request.kernels):
+            states = ", ".join(f"{label} {trap}" for label, trap in traps.items())
+            _print(f"{name}\n    {states}\n")
+    elif request.gpus:
+        for name in request.gpus:
+            architecture = pipeline.gpu_architecture(name)
+            names = cards.get(architecture, [])
+            _print("\n".join(report.explain(module, architecture, names)) + "\n")
+    else:
+        _print("\n".join(report.summary(module)) + "\n")
+        if module.entries:
+            _print("\n" + _table(report.gpu_rows(module, cards)))
+    return 0
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror or error}", hint="name another file"
+        ) from error
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _cache(call: Call) -> int:
     cache = pipeline.open_store(call.request, call.environ, call.renderer)
     action = call.arguments["action"]
@@ -155,8 +206,6 @@ def _cache_path(call: Call, cache: pipeline.Store) -> int:
 
 
 def _cache_verify(call: Call, cache: pipeline.Store) -> int:
-    from llamabuild.errors import StoreError
-
     damaged = cache.verify(call.renderer)
     if damaged:
         raise StoreError(
@@ -263,5 +312,6 @@ COMMANDS: Mapping[str, Callable[[Call], int]] = {
     "build": _build,
     "plan": _plan,
     "detect": _detect,
+    "inspect": _inspect,
     "cache": _cache,
 }

@@ -33,9 +33,11 @@ _EXPORT_DIRECTORY, _IMPORT_DIRECTORY, _DELAYED_DIRECTORY = 0, 1, 13
 _BY_ORDINAL = 1 << 63
 _MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64"}
 
-#: Far above any real library: names exported (65,535 ordinals exist), bytes of all tables of names.
+#: Far above any real library: names exported (65,535 ordinals exist), bytes of all names, where an
+#: import counts for 64 more.
 MOST_NAMES = 1 << 17
 MOST_BYTES = 1 << 25
+COST_OF_IMPORT = 64
 MOST_SECTIONS = 1 << 8
 
 
@@ -178,7 +180,7 @@ def _imports(file: Pe) -> Iterator[tuple[str, list[str]]]:
 
 def _thunks(file: Pe, address: int) -> Iterator[str]:
     for number in count() if address else ():
-        file.spend(_THUNK.size)
+        file.spend(COST_OF_IMPORT)
         (thunk,) = file.image.unpack(_THUNK, file.at(address + number * _THUNK.size))
         if not thunk:
             return

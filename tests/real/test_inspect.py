@@ -1,0 +1,321 @@
+"""Inspection of what real compilers made, here and elsewhere, with other tools as second opinion."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llamabuild
+from llamabuild import inspect, run
+from llamabuild.arch import CudaArch
+from llamabuild.inspect import Module, cubin, fatbin, ptx
+from llamabuild.inspect.demangle import demangle
+from llamabuild.inspect.image import Budget
+from llamabuild.memo import Memo
+from llamabuild.toolchain import Toolkit, compiler_environment, find_cuda, find_host_compiler
+
+DATA = Path(__file__).parent / "data" / "inspect"
+ENVIRON = dict(os.environ)
+
+VERDICTS = {
+    "works": "none",
+    "works_too<7>": "none",
+    "gives_up_in_a_loop": "trapped",
+    "gives_up_at_once": "trapped",
+    "asserts": "none",
+    "checks": "suspect",
+    "checks_and_says_so": "suspect",
+}
+
+
+@pytest.fixture(scope="session")
+def toolkits(need: Any) -> tuple[Toolkit, ...]:
+    found = find_cuda(ENVIRON, memo=Memo(None)).toolkits
+    need(found, "a CUDA toolkit")
+    return found
+
+
+def nvcc(toolkit: Toolkit, *words: str | Path) -> None:
+    compiler = find_host_compiler(toolkit, ENVIRON, memo=Memo(None))
+    done = run.capture(
+        [toolkit.nvcc, "-ccbin", compiler.path, "-w", *words, DATA / "traps.cu"],
+        env=compiler_environment(toolkit, compiler, ENVIRON),
+        timeout=300,
+    )
+    assert done.returncode == 0, done.text
+
+
+def library(toolkit: Toolkit, output: Path, archs: Sequence[CudaArch], *words: str) -> Module:
+    codes = [word for arch in archs for word in ("-gencode", arch.gencode())]
+    nvcc(toolkit, "-shared", "-Xcompiler", "-fPIC", *codes, *words, "-o", output)
+    return inspect.read_module(output)
+
+
+def verdicts(kernels: Any) -> dict[str, str]:
+    return {demangle(kernel.name): kernel.trap for kernel in kernels}
+
+
+@pytest.mark.nvcc
+def test_every_architecture_of_every_toolkit(toolkits: tuple[Toolkit, ...], tmp_path: Path) -> None:
+    """The traps are found in machine code from 5.0 to the newest, and nothing else is."""
+    for toolkit in toolkits:
+        codes = [word for arch in toolkit.real for word in ("-gencode", arch.gencode())]
+        output = tmp_path / f"{toolkit.version}.fatbin"
+        nvcc(toolkit, "-fatbin", "--threads", "2", *codes, "-o", output)
+        payloads = list(fatbin.containers(memoryview(output.read_bytes())))
+        assert {payload.arch for payload in payloads} == {arch.name for arch in toolkit.real}
+        for payload in payloads:
+            code = payload.unpack(Budget(output.stat().st_size))
+            kernels, cuda = cubin.kernels(code, payload.number)
+            assert cuda == tuple(int(part) for part in toolkit.version.split(".")[:2])
+            unknown = payload.number < 50
+            expected = dict.fromkeys(VERDICTS, "unknown") if unknown else VERDICTS
+            assert verdicts(kernels) == expected, f"{toolkit.version}, {payload.arch}"
+
+
+@pytest.mark.nvcc
+def test_ptx_of_every_toolkit(toolkits: tuple[Toolkit, ...], tmp_path: Path) -> None:
+    for toolkit in toolkits:
+        for arch in (toolkit.virtual[0], toolkit.virtual[-1]):
+            output = tmp_path / "traps.ptx"
+            nvcc(toolkit, "-ptx", f"-arch={arch.compute}", "-o", output)
+            assert verdicts(ptx.kernels(memoryview(output.read_bytes()))) == VERDICTS
+
+
+@pytest.mark.nvcc
+def test_modules_are_what_was_asked_for_however_they_are_packed(
+    toolkits: tuple[Toolkit, ...], tmp_path: Path
+) -> None:
+    for toolkit in toolkits:
+        plain = [arch for arch in toolkit.real if not arch.suffix]
+        special = [arch for arch in toolkit.real if arch.suffix][:1]
+        archs = [plain[0], plain[-1], *special, CudaArch(plain[-1].number, virtual=True)]
+        packings: list[list[str]] = [[], ["-Xfatbin", "-compress-all"]]
+        if toolkit.version >= "13":
+            packings += [["--compress-mode", mode] for mode in ("none", "speed", "balance", "size")]
+        for packing in packings:
+            module = library(toolkit, tmp_path / "packed.so", archs, *packing)
+            wanted = [str(arch) for arch in archs]
+            assert not [
+                problem
+                for problem in inspect.check(
+                    module, archs=wanted, exports=("launch_them",), allowed_needed=("*",)
+                )
+            ]
+            assert inspect.check(module, archs=wanted[1:], exports=(), allowed_needed=("*",))
+            for entry in module.entries:
+                assert verdicts(entry.kernels or ()).keys() == VERDICTS.keys(), packing
+
+
+@pytest.mark.nvcc
+def test_ptx_alone_leaves_no_trace_of_what_the_device_linker_brings(
+    toolkits: tuple[Toolkit, ...], tmp_path: Path
+) -> None:
+    for toolkit in toolkits:
+        module = library(toolkit, tmp_path / "ptx.so", [toolkit.virtual[0]])
+        assert module.labels == (str(toolkit.virtual[0]),)
+
+
+@pytest.mark.nvcc
+def test_cuobjdump_says_the_same(toolkits: tuple[Toolkit, ...], tmp_path: Path, need: Any) -> None:
+    tools = {
+        toolkit: found
+        for toolkit in toolkits
+        if (found := shutil.which("cuobjdump", path=os.pathsep.join(map(str, toolkit.path_dirs))))
+    }
+    need(tools, "a toolkit with cuobjdump")
+    for toolkit, tool in tools.items():
+        plain = [arch for arch in toolkit.real if not arch.suffix and arch.number >= 50]
+        archs = [*plain, CudaArch(plain[-1].number, virtual=True)]
+        path = tmp_path / "all.so"
+        module = library(toolkit, path, archs)
+
+        def ask(option: str, tool: str = tool, path: Path = path) -> str:
+            done = run.capture([tool, option, path], env=ENVIRON, timeout=120)
+            assert done.returncode == 0, done.text
+            return done.stdout
+
+        # It also lists the device linker's stand-ins, which hold no kernel.
+        listed = set(re.findall(r"\.sm_(\d+[af]?)\.cubin", ask("--list-elf")))
+        assert listed == {entry.arch for entry in module.entries if entry.kind == "sass"}
+        listed = set(re.findall(r"\.sm_(\d+[af]?)\.ptx", ask("--list-ptx")))
+        assert listed == {entry.arch for entry in module.entries if entry.kind == "ptx"}
+
+        holding: dict[tuple[str, str], bool] = {}
+        arch = name = ""
+        for line in ask("-sass").splitlines():
+            if found := re.search(r"code for sm_(\w+)", line):
+                arch = found[1]
+            elif found := re.search(r"Function : (\S+)", line):
+                name = found[1]
+                holding[arch, name] = False
+            elif "BPT.TRAP" in line:
+                holding[arch, name] = True
+        assert holding == {
+            (entry.arch, kernel.name): kernel.trap != "none"
+            for entry in module.entries
+            if entry.kind == "sass"
+            for kernel in entry.kernels or ()
+        }
+
+
+@pytest.mark.hipcc
+def test_amd(tmp_path: Path, need: Any) -> None:
+    need(shutil.which("hipcc"), "hipcc")
+    output = tmp_path / "traps.so"
+    targets = ("gfx906", "gfx90a:xnack-", "gfx1030")
+    options = [f"--offload-arch={target}" for target in targets]
+    done = run.capture(
+        ["hipcc", "-fPIC", "-shared", *options, DATA / "traps.hip", "-o", output],
+        env=ENVIRON | {"HIP_PLATFORM": "amd"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.text
+    module = inspect.read_module(output)
+    assert module.backend == "hip"
+    assert sorted(module.labels) == sorted(targets)
+    for entry in module.entries:
+        assert verdicts(entry.kernels) == {
+            "works": "none",
+            "gives_up_in_a_loop": "trapped",
+            "gives_up_at_once": "trapped",
+            "checks": "suspect",
+            "empty": "suspect",
+        }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs shared objects of Linux")
+def test_pyelftools_says_the_same_of_the_systems_own_libraries() -> None:
+    from elftools.elf.elffile import ELFFile
+
+    paths = [Path(line.split()[-1]) for line in Path("/proc/self/maps").read_text().splitlines()]
+    libraries = sorted({path for path in paths if ".so" in path.name and path.is_file()})
+    assert len(libraries) > 3
+    for path in libraries:
+        module = inspect.read_module(path)
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            symbols = list(elf.get_section_by_name(".dynsym").iter_symbols())
+            tags = list(elf.get_section_by_name(".dynamic").iter_tags())
+            versions = elf.get_section_by_name(".gnu.version_r")
+            asked = [
+                auxiliary.name
+                for _, auxiliaries in (versions.iter_versions() if versions else ())
+                for auxiliary in auxiliaries
+            ]
+            own = [symbol for symbol in symbols if symbol["st_info"]["bind"] != "STB_LOCAL"]
+            assert set(module.exported) == {
+                symbol.name for symbol in own if symbol["st_shndx"] != "SHN_UNDEF"
+            } - {""}
+            assert set(module.undefined) == {
+                symbol.name
+                for symbol in own
+                if symbol["st_shndx"] == "SHN_UNDEF" and symbol["st_info"]["bind"] == "STB_GLOBAL"
+            } - {""}
+            assert list(module.needed) == [t.needed for t in tags if t["d_tag"] == "DT_NEEDED"]
+            assert [module.soname or None] == [
+                tag.soname for tag in tags if tag["d_tag"] == "DT_SONAME"
+            ] or not module.soname
+            numbers = [
+                tuple(int(part) for part in name.removeprefix("GLIBC_").split("."))
+                for name in asked
+                if re.fullmatch(r"GLIBC_[\d.]+", name)
+            ]
+            expected = ".".join(map(str, max(numbers))) if numbers else ""
+            assert module.glibc == expected
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Modules that nobody here built: for Linux and for Windows, by seven CUDAs and by ROCm."""
+    folder = tmp_path_factory.mktemp("wheels")
+    for platform in ("manylinux_2_24_x86_64", "win_amd64"):
+        done = run.capture(
+            [
+                *(sys.executable, "-m", "pip", "download", "--no-deps", "--dest", folder),
+                *("--only-binary=:all:", "--platform", platform, "bitsandbytes==0.50.2"),
+            ],
+            env=ENVIRON,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.text
+    for wheel in folder.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+    return folder / "bitsandbytes"
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("cuda", "archs"),
+    [
+        ("118", "60 70 75 80 86 89 90"),
+        ("121", "60 70 75 80 86 89 90"),
+        ("124", "60 70 75 80 86 89 90"),
+        ("126", "60 70 75 80 86 89 90"),
+        ("128", "70 75 80 86 89 90 100 120"),
+        ("130", "75 80 86 89 90 100 120"),
+        ("132", "75 80 86 89 90 100 120"),
+    ],
+)
+def test_modules_of_seven_cudas_for_two_systems(wheels: Path, cuda: str, archs: str) -> None:
+    linux = inspect.read_module(wheels / f"libbitsandbytes_cuda{cuda}.so")
+    windows = inspect.read_module(wheels / f"libbitsandbytes_cuda{cuda}.dll")
+    for module in (linux, windows):
+        assert module.labels == tuple(f"{arch}-real" for arch in archs.split())
+        for entry in module.entries:
+            assert entry.cuda == (int(cuda[:2]), int(cuda[2:]))
+            trapped = {demangle(k.name) for k in entry.kernels or () if k.trap == "trapped"}
+            # Its authors left one tile size of one kernel out for each of these, on purpose.
+            count = {"86": 2, "89": 2, "90": 12, "100": 12, "120": 2}.get(entry.arch, 0)
+            assert len(trapped) == count
+            assert all(name.startswith("gemm_4bit_sm80_m16n8k16<") for name in trapped)
+    names = [
+        {kernel.name for kernel in module.entries[0].kernels or ()} for module in (linux, windows)
+    ]
+    assert names[0] == names[1]
+    assert any(name.startswith("libcudart.so") for name in linux.needed)
+    assert "KERNEL32.dll" in windows.needed
+    assert {"cgemm_4bit_inference_naive_fp16"} <= set(linux.exported)
+
+
+@pytest.mark.network
+def test_modules_of_several_rocms(wheels: Path) -> None:
+    paths = sorted(wheels.glob("libbitsandbytes_rocm*"))
+    assert len(paths) >= 6
+    for path in paths:
+        module = inspect.read_module(path)
+        assert module.backend == "hip"
+        assert {"gfx1100", "gfx1201"} <= set(module.labels)
+        for entry in module.entries:
+            assert entry.kernels
+            assert {kernel.trap for kernel in entry.kernels} == {"none"}
+
+
+@pytest.mark.nvcc
+@pytest.mark.network
+def test_the_failure_is_seen_before_it_happens(toolkits: tuple[Toolkit, ...], need: Any) -> None:
+    """Code of 6.0 gives up on a card of 6.1, whose host code counts on DP4A; code of 6.1 does not."""
+    able = [toolkit for toolkit in toolkits if CudaArch(60) in toolkit.real and toolkit.cublas]
+    need(able, "a CUDA toolkit that compiles 6.0, with cuBLAS")
+    found = {}
+    for arch in ("60", "61"):
+        (built,) = llamabuild.build(arch, "pypi:llama-cpp-python==0.2.56")
+        found[arch] = inspect.coverage(inspect.read_module(built.path), "61")
+    bad, good = found["60"], found["61"]
+    assert (bad.runs, good.runs) == ("older", "native")
+    assert good.trapped == ()
+    assert good.kernels == bad.kernels
+    assert bad.trapped
+    trapped = [demangle(name) for name in bad.trapped]
+    assert any("mul_mat_vec_q" in name and "q8_0" in name for name in trapped)
+    assert not any(name.startswith("dequantize_mul_mat_vec") for name in trapped)
+    assert not bad.healthy
