@@ -20,6 +20,7 @@ from llamabuild.errors import (
     CompilationError,
     ModuleRejectedError,
     SourceError,
+    StoreError,
 )
 from llamabuild.events import Listener, Note
 from llamabuild.memo import Memo
@@ -167,6 +168,9 @@ def find_toolkits(job: Job) -> Job:
     search = toolchain.find_cuda(job.environ, explicit=job.request.toolkit, memo=job.memo)
     for text in search.warnings:
         job.notify(Note("warning", text))
+    ignored = ", ".join(toolchain.ignored_variables(job.environ))
+    if ignored:
+        job.notify(Note("warning", f"{ignored}: not heeded; say it with --nvcc-flag or -D"))
     for toolkit in search.toolkits:
         job.notify(Note("detail", f"found {toolkit.label}, by {toolkit.found_via}"))
     for rejected in search.rejected:
@@ -312,7 +316,7 @@ def _build_one(job: Job, made: Plan) -> Built:
             with staging.log.open("w", encoding="utf-8") as log:
                 module = engine.compile_plan(made, staging.work, tools, log, job.notify)
             found = _inspected(made, module)
-        except (CompilationError, ModuleRejectedError) as error:
+        except (CompilationError, ModuleRejectedError, StoreError) as error:
             error.message += f"\nlog: {staging.log}"
             error.args = (error.message,)
             raise

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from llamabuild import run
 from llamabuild.engine.failure import explain
-from llamabuild.errors import CompilationError, ToolchainError
+from llamabuild.errors import CompilationError, StoreError, ToolchainError
 from llamabuild.events import Listener, Note, StepAdvanced, StepFinished, StepStarted
 
 __all__ = ["Project", "quote"]
@@ -132,6 +132,7 @@ class Project:
         :param environment: variables to set beside the project's own.
         :param weights: expected cost of commands by their comment, where it is not 1.
         :raises CompilationError: a command failed; the message holds the first error of it.
+        :raises StoreError: a command failed for want of room on the disk.
         """
         self._environment |= {**(environment or {}), "NINJA_STATUS": "[%f/%t] "}
         self._weights = dict(weights or {})
@@ -171,14 +172,16 @@ class Project:
         elif line.strip():
             self._notify(Note("detail", line))
 
-    def _failed(self, step: str, code: int) -> CompilationError:
+    def _failed(self, step: str, code: int) -> CompilationError | StoreError:
         failure = explain(self._lines)
         lines = [f"{step} failed: {failure.error or f'exit code {code}'}", *failure.context]
         if failure.command:
             lines.append(f"command: {failure.command}")
-        hint = ""
-        if code < 0 or "signal 9" in failure.error or failure.error.endswith("Killed"):
-            hint = "a compiler was killed, most often for want of memory: try --jobs 1"
-        elif "No space left" in failure.error:
-            hint = "make room on the disk that holds the cache, or name another with --cache-dir"
-        return CompilationError("\n".join(lines), hint=hint)
+        message = "\n".join(lines)
+        if "No space left" in failure.error:
+            return StoreError(
+                message, hint="make room on that disk, or name another folder with --cache-dir"
+            )
+        killed = code < 0 or "signal 9" in failure.error or failure.error.endswith("Killed")
+        hint = "a compiler was killed, most often for want of memory: try --jobs 1"
+        return CompilationError(message, hint=hint if killed else "")

@@ -65,9 +65,7 @@ def build(site: Site) -> Path:
 def _nvcc_flags(site: Site, split: int) -> list[str]:
     """The plan's flags, with this machine's compiler and its share of the cores."""
     plan = site.plan
-    divided = []
-    if split > 1 and plan.toolkit.split_compile:
-        divided = [f"--split-compile={split}", f"-Xptxas=--split-compile={split}"]
+    divided = [f"--split-compile={split}"] if split > 1 and plan.toolkit.split_compile else []
     return [
         *("-ccbin", str(plan.host_compiler.path)),
         *plan.nvcc_flags,

@@ -119,7 +119,7 @@ class TestRefused:
             ("cache", "the following arguments are required: action", "llamabuild cache --help"),
             ("cache lst", "argument action: invalid choice: 'lst'", "llamabuild cache --help"),
             ("inspect", "the following arguments are required: file", "llamabuild inspect --help"),
-            ("inspect a b", "inspect takes no argument 'b'", "llamabuild inspect --help"),
+            ("inspect a b c", "inspect takes no argument 'c'", "llamabuild inspect --help"),
         ],
     )
     def test_with_what_to_type_instead(self, argv: str, message: str, hint: str) -> None:

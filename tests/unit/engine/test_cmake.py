@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamabuild.engine.cmake import Project, quote
-from llamabuild.errors import CompilationError
+from llamabuild.errors import CompilationError, LlamabuildError, StoreError
 from llamabuild.events import Event, Note, StepAdvanced, StepFinished
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="fake tools are shell scripts")
@@ -83,14 +83,17 @@ def test_a_failure_has_error_command_and_everything_in_the_log(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("words", "hint"),
+    ("words", "error", "hint"),
     [
-        ("nvcc error   : 'cicc' died due to signal 9 (Kill signal)", "--jobs 1"),
-        ("fatal error: error writing to /x: No space left on device", "--cache-dir"),
+        ("nvcc error   : 'cicc' died due to signal 9 (Kill signal)", CompilationError, "--jobs 1"),
+        ("fatal error: error writing to /x: No space left on device", StoreError, "--cache-dir"),
     ],
 )
-def test_want_of_memory_and_of_disk_have_a_cure(tmp_path: Path, words: str, hint: str) -> None:
+def test_want_of_memory_and_of_disk_have_a_cure(
+    tmp_path: Path, words: str, error: type[LlamabuildError], hint: str
+) -> None:
     script = f"echo 'FAILED: x.o'; echo 'nvcc -c x.cu'; echo \"{words}\"; exit 1\n"
-    with pytest.raises(CompilationError) as caught:
+    with pytest.raises(error) as caught:
         project(tmp_path, script, [], io.StringIO()).build("module", jobs=1)
     assert hint in caught.value.hint
+    assert words in caught.value.message

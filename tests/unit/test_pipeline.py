@@ -1,0 +1,403 @@
+"""From request to module with everything real but the compilers and their result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llamabuild
+from llamabuild import inspect, pipeline
+from llamabuild.arch import CudaArch
+from llamabuild.cli import main
+from llamabuild.errors import (
+    ArchitectureError,
+    CompilationError,
+    ModuleRejectedError,
+    SourceError,
+    ToolchainError,
+)
+from llamabuild.events import Event, Note
+from llamabuild.inspect import Entry, Kernel, Module
+from llamabuild.planning import Plan
+from llamabuild.probe import Detection, Gpu, HostLimits, Problem
+from llamabuild.toolchain import BuildTools, HostCompiler, Toolkit, ToolkitSearch
+
+CLASSIC = Path(__file__).parents[1] / "real" / "data" / "classic"
+GIB = 1024**3
+
+
+def toolkit(version: str, *numbers: int) -> Toolkit:
+    return Toolkit(
+        version=version,
+        root=Path(f"/opt/cuda-{version}"),
+        nvcc=Path(f"/opt/cuda-{version}/bin/nvcc"),
+        found_via="/usr/local/cuda*",
+        named=False,
+        real=tuple(CudaArch(number) for number in numbers),
+        virtual=tuple(CudaArch(number, virtual=True) for number in numbers),
+        pieces=(),
+        path_dirs=(),
+        include_dir=Path("/opt/include"),
+        library_dirs=(),
+        cublas=None,
+        driver_stub=None,
+        gcc_max=15,
+        clang_max=None,
+        msvc=None,
+        glibc_below="",
+        split_compile=True,
+        compress_mode=True,
+        threads=True,
+    )
+
+
+NEW, OLD = toolkit("13.0.88", 75, 80, 90, 120), toolkit("11.8.89", 50, 60, 61, 75, 90)
+
+
+class Bench:
+    """Stands for the machine: what it has, and what was compiled on it."""
+
+    def __init__(self) -> None:
+        self.compiled: list[Plan] = []
+        self.detection = Detection((), (Problem("there is no NVIDIA driver", "name one"),), None)
+        self.missing: set[str] = set()
+        self.traps: dict[str, int] = {}
+        self.failure: BaseException | None = None
+
+    def compile_plan(self, plan: Plan, folder: Path, _tools: Any, log: Any, _notify: Any) -> Path:
+        self.compiled.append(plan)
+        log.write("compiling\n")
+        if self.failure is not None:
+            raise self.failure
+        path = folder / plan.module
+        path.write_text(f"module {plan.key}")
+        return path
+
+    def read_module(self, path: Path) -> Module:
+        plan = next(plan for plan in self.compiled if plan.key in path.read_text())
+        return Module(
+            path=path,
+            format="elf",
+            machine="x86_64",
+            entries=tuple(self._entry(arch) for arch in plan.archs),
+            exported=tuple(name for name in plan.exports if name not in self.missing),
+            undefined=(),
+            needed=("libc.so.6", "libcuda.so.1"),
+            soname="",
+            runpath=(),
+            glibc="2.34",
+            glibcxx="",
+            build_id="",
+            stripped=False,
+            sha256="",
+            size_bytes=1,
+            notes=(),
+        )
+
+    def _entry(self, arch: CudaArch) -> Entry:
+        traps = self.traps.get(arch.name, 0)
+        kernels = tuple(
+            Kernel(f"kernel{number}", "trapped" if number < traps else "none")
+            for number in range(3)
+        )
+        return Entry(
+            kind="ptx" if arch.virtual else "sass",
+            arch=arch.name,
+            container=0,
+            size_bytes=1,
+            kernels=kernels,
+        )
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    found = Bench()
+    compiler = HostCompiler(Path("/usr/bin/g++"), Path("/usr/bin/gcc"), "gcc", "12.2.0", "PATH")
+    tools = BuildTools(Path("cmake"), "4.0", Path("ninja"), "1.13")
+    search = ToolkitSearch((NEW, OLD))
+    monkeypatch.setattr(pipeline.toolchain, "find_cuda", lambda *_a, **_k: search)
+    monkeypatch.setattr(pipeline.toolchain, "find_host_compiler", lambda *_a, **_k: compiler)
+    monkeypatch.setattr(pipeline.toolchain, "find_build_tools", lambda *_a, **_k: tools)
+    monkeypatch.setattr(pipeline.probe, "detect_nvidia", lambda _environ: found.detection)
+    monkeypatch.setattr(pipeline.probe, "host_limits", lambda: HostLimits(2, 8 * GIB))
+    monkeypatch.setattr(pipeline.engine, "compile_plan", found.compile_plan)
+    monkeypatch.setattr(pipeline.inspect, "read_module", found.read_module)
+    return found
+
+
+def gpu(arch: str, index: int = 0) -> Gpu:
+    return Gpu("nvidia", index, f"GPU {arch}", arch, 8 * GIB, "580.1", "nvml", f"GPU-{index}")
+
+
+def build(arch: str, **options: Any) -> tuple[pipeline.Built, ...]:
+    return llamabuild.build(arch, str(CLASSIC), **options)
+
+
+def test_a_second_request_compiles_nothing(bench: Bench) -> None:
+    (first,) = build("75,90")
+    (second,) = build("9.0 sm_75")
+    assert (first.cached, second.cached) == (False, True)
+    assert first.path == second.path
+    assert len(bench.compiled) == 1
+    manifest = json.loads(first.path.with_name("manifest.json").read_text())
+    assert manifest["archs"] == ["75-real", "90-real"]
+    assert manifest["needed"] == ["libc.so.6", "libcuda.so.1"]
+    assert manifest["host_compiler"]["version"] == "12.2.0"
+    assert first.path.with_name("build.log").read_text() == "compiling\n"
+
+
+def test_rebuild_compiles_again(bench: Bench) -> None:
+    build("75")
+    (again,) = build("75", rebuild=True)
+    assert not again.cached
+    assert len(bench.compiled) == 2
+
+
+def test_native_is_the_union_of_the_gpus(bench: Bench) -> None:
+    bench.detection = Detection((gpu("90"), gpu("75", 1), gpu("90", 2)), (), (13, 0))
+    (built,) = build("native")
+    assert [str(arch) for arch in built.plan.archs] == ["75-real", "90-real"]
+
+
+def test_native_without_a_gpu_says_why_and_what_to_type(bench: Bench) -> None:
+    with pytest.raises(ArchitectureError, match="no NVIDIA driver") as caught:
+        build("native")
+    assert "--arch" in caught.value.hint
+    assert not bench.compiled
+
+
+def test_variables_that_compilers_would_heed_are_ignored_aloud(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Event] = []
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "-lineinfo")
+    build("75", notify=heard.append)
+    (warning,) = [event.text for event in heard if isinstance(event, Note) and "NVCC" in event.text]
+    assert "--nvcc-flag" in warning
+    assert bench.compiled
+
+
+def test_auto_without_a_gpu_is_every_generation(bench: Bench) -> None:
+    (built,) = build("auto")
+    labels = [str(arch) for arch in built.plan.archs]
+    assert labels == ["75-real", "80-real", "90-real", "120-real", "120-virtual"]
+    assert bench.compiled
+
+
+def test_a_gpu_that_cannot_be_read_is_a_warning_beside_another(bench: Bench) -> None:
+    heard: list[Event] = []
+    bench.detection = Detection((gpu("90"),), (Problem("GPU 1 is lost", ""),), (13, 0))
+    build("native", notify=heard.append)
+    assert Note("warning", "GPU 1 is lost") in heard
+
+
+def test_the_toolkit_that_can_is_taken(bench: Bench) -> None:
+    (built,) = build("61,90")
+    assert built.plan.toolkit == OLD
+    with pytest.raises(ToolchainError, match="no installed toolkit"):
+        build("61,120")
+    assert len(bench.compiled) == 1
+
+
+def test_per_arch_gives_each_its_own_module_and_toolkit(bench: Bench, tmp_path: Path) -> None:
+    built = build("61,120", per_arch=True, output=str(tmp_path / "out"))
+    assert [result.plan.toolkit for result in built] == [OLD, NEW]
+    assert len({result.artifact.key for result in built}) == 2
+    copies = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.so"))
+    assert copies == ["out/120-real/ggml-cuda.so", "out/61-real/ggml-cuda.so"]
+    again = build("61", per_arch=True)
+    assert [result.cached for result in again] == [True]
+    assert len(bench.compiled) == 2
+
+
+def test_a_module_that_is_not_what_was_asked_for_is_not_published(bench: Bench) -> None:
+    bench.missing = {"ggml_cuda_link"}
+    with pytest.raises(ModuleRejectedError, match="ggml_cuda_link") as caught:
+        build("75")
+    assert "log: " in caught.value.message
+    bench.missing = set()
+    (built,) = build("75")
+    assert not built.cached
+
+
+def test_a_failed_compilation_keeps_the_log_and_nothing_else(bench: Bench) -> None:
+    bench.failure = CompilationError("compile failed: x.cu(1): error")
+    with pytest.raises(CompilationError) as caught:
+        build("75")
+    log = Path(caught.value.message.rpartition("log: ")[2])
+    assert log.read_text() == "compiling\n"
+    assert not any(log.parents[1].joinpath("staging").iterdir())
+
+
+def test_an_interrupt_leaves_no_lock(bench: Bench) -> None:
+    bench.failure = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        build("75")
+    bench.failure = None
+    assert not build("75")[0].cached
+
+
+def test_required_gpus(bench: Bench) -> None:
+    build("75", require_gpus=["rtx 2080"])
+    bench.traps = {"60": 2}
+    with pytest.raises(ModuleRejectedError, match="2 of 3 kernels give up") as caught:
+        build("60", require_gpus=["gtx 1080"])
+    assert caught.value.hint == "add 61 to --arch"
+    build("60,61", require_gpus=["gtx 1080", "6.1"])
+    with pytest.raises(ModuleRejectedError, match="nothing runs"):
+        build("75", require_gpus=["6.1"])
+    with pytest.raises(ArchitectureError):
+        build("75", require_gpus=["all"])
+
+
+def test_without_any_source_it_says_what_one_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SourceError, match="no source was given") as caught:
+        llamabuild.build("75")
+    assert "--source" in caught.value.hint
+    assert not bench.compiled
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(bench: Bench, capsys: pytest.CaptureFixture[str]) -> Run:
+    del bench  # the machine behind it
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main(words)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def test_stdout_has_the_path_and_nothing_else(command: Run) -> None:
+    code, out, err = command("--source", str(CLASSIC), "--arch", "75")
+    assert code == 0
+    assert Path(out.strip()).is_file()
+    assert "built in" in err
+    code, again, err = command("-q", "--source", str(CLASSIC), "--arch", "75")
+    assert (code, again, err) == (0, out, "")
+
+
+def test_json_is_one_document_as_documented(command: Run) -> None:
+    _, out, _ = command("build", "--json", "--source", str(CLASSIC), "--arch", "75")
+    (artifact,) = json.loads(out)["artifacts"]
+    assert set(artifact) == {
+        *("path", "key", "cached", "archs", "flavor", "backend", "source", "toolkit", "defines"),
+        *("flags", "sha256", "size_bytes", "seconds"),
+    }
+    assert set(artifact["source"]) == {"kind", "version", "digest"}
+    assert set(artifact["toolkit"]) == {"version", "path", "found_via"}
+    assert json.loads(out)["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "kind"),
+    [
+        (["--arch", "sm_999"], 3, "ArchitectureError"),
+        (["--arch", " , "], 3, "ArchitectureError"),
+        (["--arch", "gfx1100"], 3, "ArchitectureError"),
+        (["--arch", "native"], 3, "ArchitectureError"),
+        (["--arch", "61,120"], 4, "ToolchainError"),
+        (["--arch", "75", "--source", "/nowhere"], 5, "SourceError"),
+        (["--arch", "75", "--flavor", "backend-dl"], 5, "SourceError"),
+        (["--arch", "75", "--blas", "mkl"], 2, "UsageError"),
+        (["--no-such-option"], 2, "UsageError"),
+    ],
+)
+def test_errors_have_codes_types_messages_and_hints(
+    command: Run, words: list[str], code: int, kind: str
+) -> None:
+    found, out, err = command("--source", str(CLASSIC), *words, "--json")
+    error = json.loads(out)["error"]
+    assert (found, error["code"], error["type"]) == (code, code, kind)
+    assert error["message"]
+    assert error["hint"]
+    assert f"error: {error['message']}" in err
+
+
+def test_dry_run_and_plan_say_the_same_and_compile_nothing(command: Run, bench: Bench) -> None:
+    words = ["--source", str(CLASSIC), "--arch", "61", "--force-mmq"]
+    _, planned, _ = command("plan", *words)
+    _, dry, _ = command("build", "--dry-run", *words)
+    assert planned == dry
+    assert "GGML_CUDA_FORCE_MMQ" in planned
+    assert not bench.compiled
+
+
+def test_the_cache_is_listed_found_checked_and_cleared(command: Run) -> None:
+    _, out, _ = command("-q", "--source", str(CLASSIC), "--arch", "75")
+    path = Path(out.strip())
+    key = path.parent.name
+    _, listed, _ = command("cache", "list", "--json")
+    (entry,) = json.loads(listed)["entries"]
+    assert (entry["key"], entry["path"]) == (key, str(path))
+    assert key[:12] in command("cache", "list")[1]
+    assert command("cache", "path", key[:6])[1] == out
+    assert command("cache", "verify")[0] == 0
+    path.write_text("damaged")
+    assert command("cache", "verify")[0] == 8
+    command("-q", "--source", str(CLASSIC), "--arch", "75")
+    assert command("cache", "prune", "--older-than", "1d")[1].startswith("0 modules removed")
+    assert command("cache", "prune")[0] == 2
+    assert command("cache", "prune", "--max-size", "lots")[0] == 2
+    assert command("cache", "prune", "--max-size", "0")[1].startswith("1 modules removed")
+    assert command("cache", "clear")[1].startswith("0 modules removed")
+    assert command("cache", "path", "abc")[0] == 8
+
+
+def test_detect(command: Run, bench: Bench) -> None:
+    _, out, err = command("detect")
+    assert (out, err) == ("", "there is no NVIDIA driver\n  try: name one\n")
+    bench.detection = Detection((gpu("90"),), (), (13, 0))
+    assert command("detect")[1] == "0: GPU 90, 90, 8 GiB, driver 580.1\n"
+    document = json.loads(command("detect", "--json")[1])
+    assert document["gpus"][0] == {
+        "vendor": "nvidia",
+        "index": 0,
+        "name": "GPU 90",
+        "arch": "90",
+        "memory_bytes": 8 * GIB,
+        "driver": "580.1",
+        "found_via": "nvml",
+    }
+
+
+def test_inspect(
+    command: Run, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.traps = {"60": 2}
+    path = command("-q", "--source", str(CLASSIC), "--arch", "60")[1].strip()
+    assert "60-real" in command("inspect", path)[1]
+    explained = command("inspect", path, "--gpu", "gtx 1080")[1]
+    assert "2 of 3 kernels give up" in explained
+    assert "--arch 61" in explained
+    assert "kernel2" in command("inspect", path, "--kernels", "kernel2")[1]
+    document = json.loads(command("inspect", path, "--json")[1])
+    (card,) = [row for row in document["coverage"] if row["gpu"].endswith("GTX 1080")]
+    assert (card["runs"], card["trapped"]) == ("older", 2)
+    page = tmp_path / "page.html"
+    assert command("inspect", path, "--html", str(page))[0] == 0
+    assert "kernel" in page.read_text()
+    assert command("inspect", path, "--html", str(tmp_path / "no" / "page.html"))[0] == 8
+    other = command("-q", "--source", str(CLASSIC), "--arch", "61")[1].strip()
+    real = bench.read_module
+    monkeypatch.setattr(
+        inspect, "read_module", lambda path: replace(real(path), sha256=path.read_text())
+    )
+    compared = command("inspect", path, other)[1]
+    assert "architecture added: 61-real" in compared
+    assert json.loads(command("inspect", path, other, "--json")[1])["archs"]["added"] == ["61-real"]
