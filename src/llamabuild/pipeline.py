@@ -320,6 +320,11 @@ def _build_one(job: Job, made: Plan) -> Built:
             error.message += f"\nlog: {staging.log}"
             error.args = (error.message,)
             raise
+        except OSError as error:
+            raise StoreError(
+                f"the build folder {staging.work} cannot be written: {error.strerror or error}",
+                hint="make room on that disk, or name another folder with --cache-dir",
+            ) from error
         module.rename(staging.entry / made.module)
         artifact = job.store.publish(staging, made.module, _manifest(made, found))
     return Built(artifact, made, cached=False, seconds=time.monotonic() - began)

@@ -222,6 +222,24 @@ def test_a_module_without_a_required_symbol_is_not_published(
     )
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="mounts a small disk")
+def test_a_full_disk_is_named_and_nothing_is_left_on_it(
+    toolkit: Toolkit, need: Any, tmp_path: Path
+) -> None:
+    """Three megabytes hold the source and the probes, but not what the preprocessor writes."""
+    need(os.geteuid() == 0, "root, to mount a small disk")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", tmp_path]
+    need(run.capture(mount, env=ENVIRON, timeout=60).returncode == 0, "a small disk")
+    try:
+        done = command("--source", CLASSIC, "--arch", str(toolkit.real[0]), cache=tmp_path / "c")
+        assert done.returncode == 8, done.text
+        assert "No space left on device" in done.stderr
+        assert "--cache-dir" in done.stderr
+        assert not list((tmp_path / "c" / "v1" / "staging").iterdir())
+    finally:
+        run.capture(["umount", tmp_path], env=ENVIRON, timeout=60)
+
+
 def test_two_builders_of_one_key_compile_once(
     toolkit: Toolkit, source: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,6 @@ from typing import TextIO
 
 from llamabuild.engine import own, tree
 from llamabuild.engine.site import Site, Tools
-from llamabuild.errors import StoreError
 from llamabuild.events import Listener
 from llamabuild.planning import Plan
 from llamabuild.toolchain import compiler_environment
@@ -28,18 +27,13 @@ def compile_plan(plan: Plan, folder: Path, tools: Tools, log: TextIO, notify: Li
     :param log: gets every line that CMake, Ninja and the compilers print.
     :raises CompilationError: a compiler, linker or CMake failed.
     :raises ToolchainError: a tool cannot be started, or a library to link is missing.
-    :raises StoreError: the folder cannot be written.
+    :raises StoreError: a compiler found the disk full.
+    :raises OSError: the folder cannot be written, or the source is gone.
     """
     environment = compiler_environment(plan.toolkit, plan.host_compiler, tools.environ)
     site = Site(plan, folder, tools, environment, log, notify)
-    try:
-        for name in plan.source.files:
-            copy = site.tree / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(plan.source.root / name, copy)
-        return tree.build(site) if plan.flavor == "backend-dl" else own.build(site)
-    except OSError as error:
-        raise StoreError(
-            f"the build folder {folder} cannot be written: {error.strerror or error}",
-            hint="make room on that disk, or name another folder with --cache-dir",
-        ) from error
+    for name in plan.source.files:
+        copy = site.tree / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(plan.source.root / name, copy)
+    return tree.build(site) if plan.flavor == "backend-dl" else own.build(site)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 
 __all__ = ["Failure", "explain"]
 
@@ -19,6 +20,9 @@ _ERROR = re.compile(
     re.IGNORECASE,
 )
 _NINJA_FAILED = re.compile(r"^FAILED: (?:\[code=(?P<code>-?\d+)\] )?(?P<target>.*)$")
+
+
+_NINJAS_OWN = re.compile(r"^(?:\[\d+/\d+\]|FAILED:|ninja:) ")
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,11 @@ def explain(lines: Iterable[str]) -> Failure:
     for position, line in enumerate(everything):
         found = _ERROR.match(line)
         if found:
-            following = tuple(text for text in everything[position + 1 : position + 4] if text)
-            return Failure(found["error"].strip(), following, command, code)
+            following = takewhile(_told_by_the_command, everything[position + 1 : position + 4])
+            return Failure(found["error"].strip(), tuple(filter(None, following)), command, code)
     last = [line.strip() for line in everything if line.strip()]
     return Failure(last[-1] if last else "", (), command, code)
+
+
+def _told_by_the_command(line: str) -> bool:
+    return not _NINJAS_OWN.match(line)
