@@ -12,7 +12,6 @@ import nox
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["lint", "unit", "real"]
 nox.options.default_venv_backend = "virtualenv"  # pip, which reads the configured package index
-nox.options.stop_on_first_error = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 

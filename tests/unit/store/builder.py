@@ -18,7 +18,7 @@ from llamabuild.store import Store
 
 def tell(event: Event) -> None:
     assert isinstance(event, Note)
-    print(event.text, file=sys.stderr, flush=True)  # noqa: T201
+    print(event.text, file=sys.stderr, flush=True)
 
 
 def compile_slowly(path: Path, marks: Path, *, hang: bool, size: int) -> None:
@@ -45,7 +45,7 @@ def main() -> None:
                 staging.log.write_text("compiling\n")
                 compile_slowly(staging.entry / "ggml-cuda.so", Path(marks), hang=hang, size=size)
                 artifact = store.publish(staging, "ggml-cuda.so", {"archs": ["90-real"]})
-    print(artifact.path)  # noqa: T201
+    print(artifact.path)
 
 
 if __name__ == "__main__":
