@@ -19,10 +19,14 @@ import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+import llamabuild
 from llamabuild import run
+from llamabuild.engine import driver_stub
+from llamabuild.planning import Plan
+from llamabuild.toolchain import compiler_environment
 
 
 def main() -> None:
@@ -36,23 +40,31 @@ def main() -> None:
     parser.add_argument("--host-flags", default="-fPIC -O2")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--jobs", help="llamabuild's own --jobs")
+    parser.add_argument(
+        "--at-once",
+        action="store_true",
+        help="run both side by side, where cores are many and time is short: nvcc uses one core, "
+        "and llamabuild's time is the worse for it",
+    )
     options = parser.parse_args()
     common = ["--source", options.source, "--arch", options.arch]
-    if options.toolkit:
-        common += ["--toolkit", options.toolkit]
+    toolkit = {"toolkit": options.toolkit} if options.toolkit else {}
+    common += [f"--{name}={value}" for name, value in toolkit.items()]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        plan = _llamabuild(["plan", *common, "--json"], folder)["plans"][0]
+        (plan,) = llamabuild.plan(
+            options.arch, options.source, cache_dir=str(folder / "cache"), **toolkit
+        )
         jobs = ["--jobs", options.jobs] if options.jobs else []
         for _ in range(options.rounds):
-            theirs = _nvcc(plan, folder, options.host_flags.split())
-            began = time.monotonic()
-            _llamabuild(["build", *common, *jobs, "--rebuild", "--json", "-q"], folder)
-            ours = time.monotonic() - began
+            with ThreadPoolExecutor(2 if options.at_once else 1) as pool:
+                nvcc = pool.submit(_nvcc, plan, folder, options.host_flags.split())
+                build = pool.submit(_cold_build, [*common, *jobs], folder)
+                theirs, ours = nvcc.result(), build.result()
             result = {
-                "source": plan["source"]["version"] or plan["source"]["kind"],
-                "archs": plan["archs"],
-                "toolkit": plan["toolkit"]["version"],
+                "source": plan.source.version or plan.source.kind,
+                "archs": [str(arch) for arch in plan.archs],
+                "toolkit": plan.toolkit.version,
                 "cores": len(os.sched_getaffinity(0)),
                 "nvcc_seconds": round(theirs, 1),
                 "llamabuild_seconds": round(ours, 1),
@@ -61,32 +73,29 @@ def main() -> None:
             print(json.dumps(result), flush=True)
 
 
-def _llamabuild(arguments: list[str], folder: Path) -> Any:
+def _cold_build(arguments: list[str], folder: Path) -> float:
+    """Seconds of wall time that llamabuild takes, as a whole process."""
+    began = time.monotonic()
     done = run.capture(
-        [sys.executable, "-m", "llamabuild", *arguments, "--cache-dir", folder / "cache"],
+        [
+            *(sys.executable, "-m", "llamabuild", *arguments),
+            *("--rebuild", "-q", "--cache-dir", folder / "cache"),
+        ],
         env=os.environ,
         timeout=7200,
     )
     if done.returncode:
-        sys.exit(f"llamabuild {' '.join(arguments)} failed:\n{done.text}")
-    return json.loads(done.stdout)
+        sys.exit(f"llamabuild failed:\n{done.text}")
+    return time.monotonic() - began
 
 
-def _nvcc(plan: dict[str, Any], folder: Path, host_flags: list[str]) -> float:
+def _nvcc(plan: Plan, folder: Path, host_flags: list[str]) -> float:
     """Seconds of wall time that the one command takes."""
-    from llamabuild.engine import driver_stub
-    from llamabuild.memo import Memo
-    from llamabuild.toolchain import compiler_environment, find_cuda, find_host_compiler
-
-    environ = dict(os.environ)
-    search = find_cuda(environ, explicit=plan["toolkit"]["path"], memo=Memo(None))
-    toolkit = search.toolkits[0]
-    compiler = find_host_compiler(toolkit, environ, memo=Memo(None))
-    environment = compiler_environment(toolkit, compiler, environ)
+    toolkit, compiler = plan.toolkit, plan.host_compiler
+    environment = compiler_environment(toolkit, compiler, os.environ)
     work = folder / "nvcc"
     shutil.rmtree(work, ignore_errors=True)
-    (source,) = (path.parent for path in (folder / "cache").rglob("ggml-cuda.cu"))
-    shutil.copytree(source, work)
+    shutil.copytree(plan.source.root, work)
     stub = toolkit.driver_stub or driver_stub.build(
         work / "driver",
         include_dir=toolkit.include_dir,
@@ -98,13 +107,9 @@ def _nvcc(plan: dict[str, Any], folder: Path, host_flags: list[str]) -> float:
         [
             toolkit.nvcc,
             *("--shared", "-ccbin", compiler.path),
-            *(
-                flag
-                for flag in plan["flags"]
-                if flag.startswith(("-gencode", "arch=", "--use_fast_math"))
-            ),
+            *plan.nvcc_flags,
             *("--forward-unknown-to-host-compiler", "--compiler-options", " ".join(host_flags)),
-            *(f"-D{define}" for define in plan["defines"]),
+            *(f"-D{define}" for define in plan.defines),
             *("-o", work / "ggml-cuda.so", "ggml-cuda.cu", f"-L{stub.parent}", "-lcuda"),
         ],
         env=environment,

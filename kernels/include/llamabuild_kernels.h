@@ -102,9 +102,9 @@ LLAMABUILD_API int llamabuild_multiply(const llamabuild_product *product);
 LLAMABUILD_API int llamabuild_multiply_grouped(const llamabuild_product *product,
                                                const llamabuild_groups *groups);
 
-/* Quantizes the product's activations (k a multiple of 32) into its workspace. A column is k signed
- * bytes, then for each 32 of them { float d; int16_t sum[2]; }, then zero to 15 unused bytes up to
- * a multiple of 16: x = d * q, and each sum is that of 16 bytes. */
+/* Quantizes the product's activations (k a multiple of 32) into its workspace, column after column:
+ * for each 32 of them { int8_t q[32]; struct { float d, sum; } half[2]; }, 48 bytes. x = d * q; the
+ * sums are those of 16 such products; d is written twice. */
 LLAMABUILD_API int llamabuild_quantize(const llamabuild_product *product);
 
 /* Device memory and time, for callers without the CUDA or HIP runtime (Python's ctypes). These

@@ -1,33 +1,21 @@
-// Activations as the integer products read them: q8_1 in planes.
+// Activations as the integer products read them: ggml's q8_1, in blocks of its own.
 //
-// ggml's q8_1 puts 32 bytes behind each pair of scale and sum. Here a column is two planes, all
-// bytes and then all scales, so that both are read in whole 16-byte pieces; and the sum is kept
-// for each half of a block, exactly, because formats change scale and offset every 16 weights.
+// ggml puts two halves before 32 bytes: a scale, and the sum of the activations, which multiplies a
+// format's offset. Here the sum is kept for each half of a block, because formats change scale and
+// offset every 16 weights; floats replace the halves; and 48 bytes are whole pieces of 16.
 #pragma once
 #include "formats.h"
 
 namespace llamabuild {
 
-struct ActivationScale {
-    float d;         // x = d * q
-    int16_t sum[2];  // of q, over 16 activations each
+struct ActivationBlock {
+    int8_t q[32];
+    struct {
+        float d;    // x = d * q
+        float sum;  // d times the sum of q
+    } half[2];      // both with the same d
 };
-static_assert(sizeof(ActivationScale) == 8, "part of the C ABI");
-
-// Bytes of one quantized column; the next column follows at once, aligned to 16 bytes.
-DEVICE constexpr size_t quantized_column_bytes(int64_t k) {
-    return (static_cast<size_t>(k) + static_cast<size_t>(k) / 32 * sizeof(ActivationScale) + 15) /
-           16 * 16;
-}
-
-struct Column {
-    const uint8_t* q;
-    const ActivationScale* scales;
-
-    DEVICE Column(const void* quantized, int64_t k)
-        : q(static_cast<const uint8_t*>(quantized)),
-          scales(reinterpret_cast<const ActivationScale*>(q + k)) {}
-};
+static_assert(sizeof(ActivationBlock) == 48, "part of the C ABI");
 
 // The larger magnitude, as bits: unlike fmaxf this lets a NaN through.
 DEVICE uint32_t larger_magnitude(uint32_t bits, float x) {
@@ -44,37 +32,45 @@ DEVICE int quantize(float x, float inverse) {
 }
 
 // One block of 32 activations. The kernel spreads it over eight threads; this is what they compute.
-DEVICE void quantize_block(const float* x, int8_t* q, ActivationScale& scale) {
+DEVICE void quantize_block(const float* x, ActivationBlock& block) {
     uint32_t largest = 0;
     for (int i = 0; i < 32; ++i) largest = larger_magnitude(largest, x[i]);
-    scale.d = bits_to_float(largest) / 127;
-    const float inverse = scale.d != 0 ? 1 / scale.d : 0;
-    scale.sum[0] = scale.sum[1] = 0;
-    for (int i = 0; i < 32; ++i) {
-        q[i] = static_cast<int8_t>(quantize(x[i], inverse));
-        scale.sum[i / 16] = static_cast<int16_t>(scale.sum[i / 16] + q[i]);
+    const float d = bits_to_float(largest) / 127;
+    const float inverse = d != 0 ? 1 / d : 0;
+    for (int half = 0; half < 2; ++half) {
+        int sum = 0;
+        for (int i = 16 * half; i < 16 * half + 16; ++i) {
+            block.q[i] = static_cast<int8_t>(quantize(x[i], inverse));
+            sum += block.q[i];
+        }
+        block.half[half] = {d, d * static_cast<float>(sum)};
     }
 }
 
-// The 32 activations that a chunk meets: two groups, each with the scale and sum of its half block.
+// The 32 activations that a chunk meets: two groups, each half a block.
 struct ActivationChunk {
     uint32_t q[8];
-    float d[2];
-    int sum[2];
+    float d[2], sum[2];
 
+    // `column` begins at a multiple of 256 activations; j is the chunk's place in those.
     template <class F>
-    DEVICE static ActivationChunk at(const Column& column, int k) {
+    DEVICE static ActivationChunk at(const uint8_t* column, int j) {
         ActivationChunk x;
+        const int first = F::first(j);
+        const uint8_t* const block = column + first / 32 * sizeof(ActivationBlock);
         UNROLL
         for (int group = 0; group < 2; ++group) {
-            const int start = k + group * F::step;
-            uint32_t words[4];
-            load<16>(words, column.q + start);
+            // Group 1 is in the same block or whole blocks later.
+            const int half = F::step == 16 ? group : first / 16 % 2;
+            const uint8_t* const from =
+                block + (F::step == 16 ? 0 : group * F::step / 32 * int(sizeof(ActivationBlock)));
+            uint32_t words[4], numbers[2];
+            load<16>(words, from + 16 * half);
+            load<8>(numbers, from + 32 + 8 * half);
             UNROLL
             for (int i = 0; i < 4; ++i) x.q[4 * group + i] = words[i];
-            const ActivationScale s = column.scales[start / 32];
-            x.d[group] = s.d;
-            x.sum[group] = start / 16 % 2 ? s.sum[1] : s.sum[0];
+            x.d[group] = bits_to_float(numbers[0]);
+            x.sum[group] = bits_to_float(numbers[1]);
         }
         return x;
     }
@@ -87,16 +83,14 @@ DEVICE float dot(const Chunk& w, const ActivationChunk& x) {
     UNROLL
     for (int i = 0; i < 8; ++i) sum[i / 4] = dot4(w.q[i], x.q[i], sum[i / 4]);
     if constexpr (F::uniform) {
-        float r = w.scale[0] * static_cast<float>(sum[0] + sum[1]);
-        if constexpr (F::has_offset) r += w.offset[0] * static_cast<float>(x.sum[0] + x.sum[1]);
-        return x.d[0] * r;
+        const float r = w.scale[0] * x.d[0] * static_cast<float>(sum[0] + sum[1]);
+        return F::has_offset ? r + w.offset[0] * (x.sum[0] + x.sum[1]) : r;
     } else {
         float r = 0;
         UNROLL
         for (int group = 0; group < 2; ++group) {
-            float g = w.scale[group] * static_cast<float>(sum[group]);
-            if constexpr (F::has_offset) g += w.offset[group] * static_cast<float>(x.sum[group]);
-            r += x.d[group] * g;
+            r += w.scale[group] * x.d[group] * static_cast<float>(sum[group]);
+            if constexpr (F::has_offset) r += w.offset[group] * x.sum[group];
         }
         return r;
     }

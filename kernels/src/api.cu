@@ -253,7 +253,7 @@ int check_shape(const llamabuild_product* given, const llamabuild_groups* groups
         const int splits = tensor_splits(p.m, p.n, p.k, p.batch, out.launch);
         out.workspace = p.activation_batch * p.batch + tensor_partial_bytes(p, splits);
     } else {
-        p.column_bytes = static_cast<int64_t>(quantized_column_bytes(p.k));
+        p.column_bytes = int64_t{p.k} / 32 * static_cast<int64_t>(sizeof(ActivationBlock));
         p.activation_batch = groups ? p.column_bytes : p.column_bytes * p.n;
         out.workspace = static_cast<size_t>(p.column_bytes) * prepared_columns * prepared_batch;
     }
@@ -502,7 +502,7 @@ int llamabuild_quantize(const llamabuild_product* product) {
     TRY(check_shape(product, nullptr, c));
     TRY(check_range("k modulo 32", product->k % 32, 0, 0));
     c.path = Path::scalar;  // whatever the product itself would use
-    c.workspace = quantized_column_bytes(product->k) * product->n * c.product.batch;
+    c.workspace = sizeof(ActivationBlock) * (product->k / 32) * product->n * c.product.batch;
     llamabuild_product complete = *product;  // weights and output are not used
     complete.weights = product->workspace;
     complete.output = reinterpret_cast<float*>(product->workspace);

@@ -94,21 +94,15 @@ __device__ __forceinline__ void release_successor() {
 #endif
 }
 
-// Copies 16 bytes to shared memory, or the first `readable` of them if the memory ends before; both
-// ends are aligned to 16 bytes. From 8.0 on the copy goes on in the background until
-// `wait_for_copies`.
-__device__ __forceinline__ void copy16(uint8_t* to, const uint8_t* from, int readable) {
-    if (readable >= 16) {
+// Copies 16 bytes to shared memory; both ends are aligned to 16 bytes. From 8.0 on the copy goes on
+// in the background until `wait_for_copies`.
+__device__ __forceinline__ void copy16(uint8_t* to, const uint8_t* from) {
 #if LLAMABUILD_SM >= 800
-        const auto target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(from)
-                     : "memory");
+    const auto target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(from) : "memory");
 #else
-        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
 #endif
-    } else {
-        for (int i = 0; i < readable; ++i) to[i] = from[i];
-    }
 }
 
 __device__ __forceinline__ void end_of_copies() {
@@ -167,8 +161,8 @@ GPU(Error_t) multiply_vectors(const Product& product, const Launch& launch);
 template <Type type>
 GPU(Error_t) multiply_matrices(const Product& product, const Launch& launch);
 
-// Activations to q8_1 planes: `count` columns of `batch` batches, strides in floats.
+// Activations to ActivationBlocks: `count` columns of `batch` batches, strides in floats.
 GPU(Error_t) quantize_columns(const float* x, int64_t column, int64_t x_batch, int k, int count,
-                              int batch, void* planes, const Launch& launch);
+                              int batch, void* blocks_of_32, const Launch& launch);
 
 }  // namespace llamabuild

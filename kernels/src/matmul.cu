@@ -82,13 +82,14 @@ add_kernel(const Product p, const float* parts, int splits) {
 }  // namespace
 
 int tensor_splits(int m, int n, int k, int batch, const Launch& launch) {
-    const bool large = n >= large_columns && launch.shared_bytes >= large_shared_bytes;
-    const int rows = large ? 128 : 64, columns = large ? 128 : 32;
-    const int blocks_at_once = launch.multiprocessors * (large ? 1 : 2);
+    const bool large = use_large_tile(n, launch);
+    const int rows = large ? LargeTile::rows : SmallTile::rows;
+    const int columns = large ? LargeTile::columns : SmallTile::columns;
+    const int at_once = large ? LargeTile::blocks_at_once : SmallTile::blocks_at_once;
     const int64_t blocks =
         int64_t{(m + rows - 1) / rows} * ((n + columns - 1) / columns) * batch;
     const int most = (k + span_weights - 1) / span_weights / 4;  // four spans at least
-    int splits = static_cast<int>(blocks_at_once / blocks);
+    int splits = static_cast<int>(launch.multiprocessors * at_once / blocks);
     splits = splits < most ? splits : most;
     return splits < 1 ? 1 : splits;
 }

@@ -12,32 +12,36 @@ namespace llamabuild {
 
 constexpr float weight_gain = 256;  // keeps small scales out of the subnormal 16-bit floats
 
-template <Type type, int RowWarps, int N>
-struct MatrixShape {
+// A block of threads computes a tile; each of its warps, some rows and all columns of it.
+template <class Tile, Type type>
+struct MatrixShape : Tile {
     using F = Format<type>;
-    static constexpr int row_warps = RowWarps;
-    static constexpr int rows = 32 * RowWarps;
-    static constexpr int threads = 2 * RowWarps * 32;  // two sets of warps, one for each half of k
+    static constexpr int N = Tile::columns;
+    static constexpr int threads = 2 * Tile::row_warps * 32;  // two sets, one for each half of k
+    static constexpr int warp_rows = Tile::rows / Tile::row_warps;
+    static constexpr int sixteens = warp_rows / 16;
     static constexpr int span_bytes = span_weights / F::weights * F::bytes;
     static constexpr int pieces = (span_bytes + 15 + 15) / 16 | 1;  // odd: rows fall on other banks
-    static constexpr int weight_bytes = rows * pieces * 16;
+    static constexpr int weight_bytes = Tile::rows * pieces * 16;
     static constexpr int column_bytes = N * span_weights * 2;
     static constexpr int stage_bytes = weight_bytes + column_bytes;
     static constexpr int stages = 2;
     static constexpr int table_bytes = F::table_words * 4;
     static constexpr int shared_bytes = table_bytes + stages * stage_bytes + 32;
-    static_assert(stages * stage_bytes >= rows * N * 4, "the sets' sums are exchanged there");
+    static_assert(stages * stage_bytes >= Tile::rows * N * 4, "the sets' sums are exchanged there");
 };
 
 #if LLAMABUILD_SM >= 800
 // 1024 + byte is a 16-bit float with the byte as its last digits.
 __device__ __forceinline__ void to_halves(uint32_t q, uint32_t scale, uint32_t offset,
                                           bool has_offset, uint32_t& low, uint32_t& high) {
-    const uint32_t biased = q ^ 0x80808080;
+    // Where there are offsets, q is never negative; else 128 is added and taken away again.
+    const uint32_t biased = has_offset ? q : q ^ 0x80808080;
+    const uint32_t bias = has_offset ? 0x64006400 : 0x64806480;
     low = __byte_perm(biased, 0x64646464, 0x4140);
     high = __byte_perm(biased, 0x64646464, 0x4342);
-    asm("sub.f16x2 %0, %0, %1;" : "+r"(low) : "r"(0x64806480));  // 1024 + 128
-    asm("sub.f16x2 %0, %0, %1;" : "+r"(high) : "r"(0x64806480));
+    asm("sub.f16x2 %0, %0, %1;" : "+r"(low) : "r"(bias));
+    asm("sub.f16x2 %0, %0, %1;" : "+r"(high) : "r"(bias));
     if (has_offset) {
         asm("fma.rn.f16x2 %0, %0, %1, %2;" : "+r"(low) : "r"(scale), "r"(offset));
         asm("fma.rn.f16x2 %0, %0, %1, %2;" : "+r"(high) : "r"(scale), "r"(offset));
@@ -63,12 +67,13 @@ __device__ __forceinline__ void multiply_tile(float (&c)[4], const uint32_t (&a)
 #endif
 
 // Grid: tiles of rows, tiles of columns, parts of k for each product of the batch.
-template <Type type, int RowWarps, int N>
-__global__ void __launch_bounds__(MatrixShape<type, RowWarps, N>::threads, RowWarps == 4 ? 1 : 2)
+template <class Tile, Type type>
+__global__ void __launch_bounds__(MatrixShape<Tile, type>::threads, Tile::blocks_at_once)
 multiply_matrices_kernel(const Product p, float* parts, int splits) {
 #if LLAMABUILD_SM >= 800
     using F = Format<type>;
-    using S = MatrixShape<type, RowWarps, N>;
+    using S = MatrixShape<Tile, type>;
+    constexpr int N = S::N;
     extern __shared__ __align__(16) uint8_t shared[];
     auto* const grid = reinterpret_cast<uint32_t*>(shared);
     uint8_t* const ring = shared + S::table_bytes;
@@ -99,9 +104,13 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
             const uint8_t* from = weights + min(first_row + row, p.m - 1) * p.row_bytes + begin;
             const int before = skew(from);
             from += piece - before;
+            if (piece >= before + left) continue;
             const int64_t readable = end_of_weights - from;
-            if (piece < before + left)
-                copy16(to + i * 16, from, readable >= 16 ? 16 : static_cast<int>(readable));
+            if (readable >= 16) {
+                copy16(to + i * 16, from);
+            } else {
+                for (int byte = 0; byte < readable; ++byte) to[i * 16 + byte] = from[byte];
+            }
         }
     };
     // A column of a span is 32 pieces. Odd columns swap neighbouring sets of four, so that the
@@ -114,7 +123,7 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
         to += column * 512 + (piece ^ (column % 2 * 4)) * 16;
         static_assert(step % 2 == 0, "the parity of a thread's columns is one");
         UNROLL
-        for (int i = 0; i < N; i += step) copy16(to + i * 512, from + i * p.column_bytes, 16);
+        for (int i = 0; i < N; i += step) copy16(to + i * 512, from + i * p.column_bytes);
     };
     const auto fetch = [&](int span, int stage) {
         if (span < end_span) {
@@ -127,7 +136,7 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
 
     wait_for_predecessor();
     fetch(first_span, 0);
-    float sums[2][N / 8][4] = {};
+    float sums[S::sixteens][N / 8][4] = {};
     for (int span = first_span; span < end_span; ++span) {
         const int stage = (span - first_span) % S::stages;
         wait_for_copies<0>();
@@ -139,10 +148,10 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
         const int chunk = 4 * set + t;  // of the span's eight
         constexpr int chunks = F::weights / 32;
         const bool inside = span * 8 + chunk < p.k / 32;
-        uint32_t q[4][8], scale[4][2], offset[4][2];
+        uint32_t q[2 * S::sixteens][8], scale[2 * S::sixteens][2], offset[2 * S::sixteens][2];
         UNROLL
-        for (int r = 0; r < 4; ++r) {
-            const int row = row_warp * 32 + 8 * r + g;
+        for (int r = 0; r < 2 * S::sixteens; ++r) {
+            const int row = row_warp * S::warp_rows + 8 * r + g;
             const uint8_t* const from = weights +
                                         min(first_row + row, p.m - 1) * p.row_bytes +
                                         span * S::span_bytes;
@@ -159,11 +168,11 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
         }
         UNROLL
         for (int h = 0; h < 4; ++h) {  // words 2h and 2h + 1 of the chunks
-            uint32_t a[2][2][4];       // [word][sixteen rows]
+            uint32_t a[2][S::sixteens][4];  // [word][sixteen rows]
             UNROLL
             for (int word = 0; word < 2; ++word) {
                 UNROLL
-                for (int r = 0; r < 4; ++r)
+                for (int r = 0; r < 2 * S::sixteens; ++r)
                     to_halves(q[r][2 * h + word], scale[r][h / 2], offset[r][h / 2], F::has_offset,
                               a[word][r / 2][r % 2], a[word][r / 2][r % 2 + 2]);
             }
@@ -173,7 +182,7 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
                 const uint4 b = *reinterpret_cast<const uint4*>(x + (column * 8 + g) * 512 +
                                                                 piece * 16);
                 UNROLL
-                for (int rows = 0; rows < 2; ++rows) {
+                for (int rows = 0; rows < S::sixteens; ++rows) {
                     multiply_tile(sums[rows][column], a[0][rows], b.x, b.y);
                     multiply_tile(sums[rows][column], a[1][rows], b.z, b.w);
                 }
@@ -185,10 +194,10 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
     __syncthreads();
     auto* const exchange_area = reinterpret_cast<float4*>(ring);
     constexpr int tiles = N / 8;
-    const int mine = row_warp * 2 * tiles * 32 + lane;
+    const int mine = row_warp * S::sixteens * tiles * 32 + lane;
     if (set == 1) {
         UNROLL
-        for (int i = 0; i < 2 * tiles; ++i) {
+        for (int i = 0; i < S::sixteens * tiles; ++i) {
             const float(&c)[4] = sums[i / tiles][i % tiles];
             exchange_area[mine + i * 32] = make_float4(c[0], c[1], c[2], c[3]);
         }
@@ -202,13 +211,14 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
                               : parts + (int64_t{item} * splits + part) * p.m * p.n;
     const int64_t output_column = splits == 1 ? p.output_column : p.m;
     UNROLL
-    for (int i = 0; i < 2 * tiles; ++i) {
+    for (int i = 0; i < S::sixteens * tiles; ++i) {
         const float4 other = exchange_area[mine + i * 32];
         const float(&c)[4] = sums[i / tiles][i % tiles];
         const float both[4] = {c[0] + other.x, c[1] + other.y, c[2] + other.z, c[3] + other.w};
         UNROLL
         for (int e = 0; e < 4; ++e) {
-            const int row = first_row + row_warp * 32 + i / tiles * 16 + e / 2 * 8 + g;
+            const int row =
+                first_row + row_warp * S::warp_rows + i / tiles * 16 + e / 2 * 8 + g;
             const int column = i % tiles * 8 + 2 * t + e % 2;
             if (row >= p.m || first_column + column >= p.n) continue;
             const float factor = *reinterpret_cast<const float*>(
@@ -220,16 +230,16 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
 #endif
 }
 
-template <Type type, int RowWarps, int N>
+template <class Tile, Type type>
 GPU(Error_t) start_matrices(const Product& product, const Launch& launch, float* parts,
                             int splits) {
-    using S = MatrixShape<type, RowWarps, N>;
-    const auto kernel = multiply_matrices_kernel<type, RowWarps, N>;
+    using S = MatrixShape<Tile, type>;
+    const auto kernel = multiply_matrices_kernel<Tile, type>;
     const auto error = GPU(FuncSetAttribute)(reinterpret_cast<const void*>(kernel),
                                              GPU(FuncAttributeMaxDynamicSharedMemorySize),
                                              S::shared_bytes);
     if (error != GPU(Success)) return error;
-    const dim3 blocks((product.m + S::rows - 1) / S::rows, (product.n + N - 1) / N,
+    const dim3 blocks((product.m + S::rows - 1) / S::rows, (product.n + S::N - 1) / S::N,
                       product.batch * splits);
     return start(kernel, launch, blocks, S::threads, S::shared_bytes, product, parts, splits);
 }
@@ -239,9 +249,8 @@ GPU(Error_t) multiply_matrices(const Product& p, const Launch& launch) {
     const int splits = tensor_splits(p.m, p.n, p.k, p.batch, launch);
     const int64_t columns = TensorColumns::count(p.n) * p.column_bytes * p.batch;
     auto* const parts = reinterpret_cast<float*>(const_cast<uint8_t*>(p.activations) + columns);
-    const bool large = p.n >= large_columns && launch.shared_bytes >= large_shared_bytes;
-    auto error = large ? start_matrices<type, 4, 128>(p, launch, parts, splits)
-                       : start_matrices<type, 2, 32>(p, launch, parts, splits);
+    auto error = use_large_tile(p.n, launch) ? start_matrices<LargeTile, type>(p, launch, parts, splits)
+                                             : start_matrices<SmallTile, type>(p, launch, parts, splits);
     if (error == GPU(Success) && splits > 1) error = add_parts(p, parts, splits, launch);
     return error;
 }

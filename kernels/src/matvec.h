@@ -4,7 +4,8 @@
 // each thread at a time. Blocks are as little as 17 bytes long and rarely aligned, so no thread
 // could read its block from global memory in wide, neighbouring pieces; the group together copies
 // the bytes of a span, 16 by 16, to shared memory, one span ahead of the arithmetic. Nothing but
-// the group waits for the group.
+// the group waits for the group. What is left is to execute few instructions for each byte: at
+// full bandwidth an H200's multiprocessor has about 8 for a byte of weights.
 #pragma once
 #include "launch.h"
 
@@ -14,10 +15,10 @@ template <Type type, int N>
 struct VectorShape {
     using F = Format<type>;
     static constexpr int groups = F::table_words ? 8 : 4;  // in a block; they share the codebook
-    static constexpr int rows = N == 1 ? 1 : 2;  // of a group, to share activations
-    static constexpr int tile_weights = 32 * group_size;      // a chunk for each thread
+    static constexpr int rows = 2;                         // of a group; they share activations
+    static constexpr int tile_weights = 32 * group_size;   // a chunk for each thread
     static constexpr int tile_bytes = tile_weights / F::weights * F::bytes;
-    static constexpr int tiles = N >= 4 ? 1 : N == 2 || tile_bytes > 800 ? 2 : 4;  // a span
+    static constexpr int tiles = N >= 4 ? 1 : 2;  // of a span
     static constexpr int span_weights = tiles * tile_weights;
     static constexpr int span_bytes = tiles * tile_bytes;
     // A span starts at any byte of a 16-byte piece, and a chunk may read 32 bytes past its block.
@@ -28,6 +29,22 @@ struct VectorShape {
         F::table_words * 4 + size_t{groups} * stages * rows * slot_bytes;
     static_assert(shared_bytes <= 48 * 1024, "more needs to be asked for");
 };
+
+// The group copies `bytes` bytes, of which the last may be the last of the allocation, to `slot`,
+// keeping their place in a piece of 16.
+template <class S>
+__device__ __forceinline__ void copy_span(uint8_t* slot, const uint8_t* from, int bytes,
+                                          bool last, int lane) {
+    const int before = skew(from);
+    const int end = before + bytes;
+    const int whole = last ? end / 16 * 16 : end;
+    from += lane * 16 - before;
+    slot += lane * 16;
+    UNROLL
+    for (int i = 0; i < S::pieces * 16; i += group_size * 16)
+        if (i + lane * 16 < whole) copy16(slot + i, from + i);
+    if (last && lane < end % 16) slot[whole - lane * 15] = from[whole - lane * 15];
+}
 
 template <Type type, int N>
 __global__ void __launch_bounds__(VectorShape<type, N>::groups * group_size)
@@ -46,18 +63,16 @@ multiply_vectors_kernel(const Product p) {
     }
 
     const Place place(p, p.first_item + blockIdx.z);
-    const uint8_t* const end_of_weights = place.weights + p.m * p.row_bytes;
     const auto row_bytes = static_cast<int>(p.row_bytes);
     const int first_column = blockIdx.y * N;
-    const uint8_t* const activations = place.activations + first_column * p.column_bytes;
+    constexpr int chunks = F::weights / 32;
+    const int block = lane / chunks, j = lane % chunks;
+    const uint8_t* const activations =
+        place.activations + first_column * p.column_bytes + lane / 8 * 8 * sizeof(ActivationBlock);
     uint32_t columns[N];  // past the last column, the last again
     UNROLL
     for (int c = 0; c < N; ++c)
         columns[c] = static_cast<uint32_t>(min(c, p.n - 1 - first_column) * p.column_bytes);
-
-    constexpr int chunks = F::weights / 32;
-    const int block = lane / chunks, j = lane % chunks;
-    const int first_weight = block * F::weights + F::first(j);
 
     for (int first_row = (blockIdx.x * S::groups + group) * S::rows; first_row < p.m;
          first_row += gridDim.x * S::groups * S::rows) {
@@ -67,17 +82,13 @@ multiply_vectors_kernel(const Product p) {
             rows[r] = place.weights + min(first_row + r, p.m - 1) * p.row_bytes;
 
         const auto fetch = [&](int begin, int stage) {  // begin: a byte of the rows
-            UNROLL
-            for (int r = 0; r < S::rows; ++r) {
-                const uint8_t* from = rows[r] + begin;
-                const int before = skew(from);
-                from += lane * 16 - before;
-                uint8_t* const to = ring + (stage * S::rows + r) * S::slot_bytes + lane * 16;
-                const int wanted = before + min(row_bytes - begin, S::span_bytes) - lane * 16;
-                const int64_t readable = end_of_weights - from;
-                KEEP_LOOP
-                for (int i = 0; i < wanted; i += group_size * 16)
-                    copy16(to + i, from + i, readable - i >= 16 ? 16 : int(readable) - i);
+            const int bytes = min(row_bytes - begin, S::span_bytes);
+            if (bytes > 0) {
+                UNROLL
+                for (int r = 0; r < S::rows; ++r)
+                    copy_span<S>(ring + (stage * S::rows + r) * S::slot_bytes, rows[r] + begin,
+                                 bytes, first_row + r >= p.m - 1 && begin + bytes == row_bytes,
+                                 lane);
             }
             end_of_copies();
         };
@@ -87,11 +98,12 @@ multiply_vectors_kernel(const Product p) {
         wait_for_predecessor();
 
         float sums[S::rows][N] = {};
-        int stage = 0;
+        const uint8_t* x = activations;
+        int stage = 0, left = p.k - block * F::weights;  // weights from this thread's block on
+        KEEP_LOOP
         for (int begin = 0; begin < row_bytes; begin += S::span_bytes) {
             wait_for_copies<S::stages - 1>();
             group_barrier();
-            const int span_begin = begin / S::span_bytes * S::span_weights;
             const uint8_t* slots[S::rows];
             UNROLL
             for (int r = 0; r < S::rows; ++r)
@@ -99,23 +111,26 @@ multiply_vectors_kernel(const Product p) {
                            block * F::bytes;
             UNROLL
             for (int t = 0; t < S::tiles; ++t) {
-                const int k = span_begin + t * S::tile_weights;
-                if (k + block * F::weights >= p.k) break;
-                Chunk w[S::rows];
-                UNROLL
-                for (int r = 0; r < S::rows; ++r)
-                    w[r] = F::chunk(slots[r] + t * S::tile_bytes, j, grid);
-                UNROLL
-                for (int c = 0; c < N; ++c) {
-                    const Column column(activations + columns[c], p.k);
-                    const auto x = ActivationChunk::at<F>(column, k + first_weight);
+                if (left > t * S::tile_weights) {
+                    Chunk w[S::rows];
                     UNROLL
-                    for (int r = 0; r < S::rows; ++r) sums[r][c] += dot<F>(w[r], x);
+                    for (int r = 0; r < S::rows; ++r)
+                        w[r] = F::chunk(slots[r] + t * S::tile_bytes, j, grid);
+                    UNROLL
+                    for (int c = 0; c < N; ++c) {
+                        const auto xs = ActivationChunk::at<F>(
+                            x + columns[c] + t * S::tile_weights / 32 * sizeof(ActivationBlock),
+                            lane % 8);
+                        UNROLL
+                        for (int r = 0; r < S::rows; ++r) sums[r][c] += dot<F>(w[r], xs);
+                    }
                 }
             }
+            x += S::span_weights / 32 * sizeof(ActivationBlock);
+            left -= S::span_weights;
             group_barrier();  // all have read the stage before it is filled again
             fetch(begin + S::stages * S::span_bytes, stage);
-            stage = (stage + 1) % S::stages;
+            stage ^= 1;
         }
 
         UNROLL

@@ -8,7 +8,7 @@ constexpr int threads_per_block = 256;
 // Eight threads share a block of 32: see quantize_block.
 __global__ void __launch_bounds__(threads_per_block)
 quantize_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, int count,
-                uint32_t total, uint8_t* planes) {
+                uint32_t total, ActivationBlock* blocks) {
     release_successor();
     const uint32_t index = blockIdx.x * threads_per_block + threadIdx.x;
     const uint32_t quads = k / 4;
@@ -36,24 +36,20 @@ quantize_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, i
     }
     for (int distance = 1; distance < 4; distance *= 2)
         sum += static_cast<int>(exchange(static_cast<uint32_t>(sum), distance));
-    const auto upper = static_cast<int>(exchange(static_cast<uint32_t>(sum), 4));
     if (index >= total) return;
-    uint8_t* to = planes + column * quantized_column_bytes(k);
-    reinterpret_cast<uint32_t*>(to)[quad] = packed;
-    if (quad % 8 == 0) {
-        auto* scale = reinterpret_cast<ActivationScale*>(to + k) + quad / 8;
-        *scale = {d, {static_cast<int16_t>(sum), static_cast<int16_t>(upper)}};
-    }
+    ActivationBlock& block = blocks[index / 8];  // columns follow each other without gaps
+    reinterpret_cast<uint32_t*>(block.q)[quad % 8] = packed;
+    if (quad % 4 == 0) block.half[quad / 4 % 2] = {d, d * static_cast<float>(sum)};
 }
 
 }  // namespace
 
 GPU(Error_t) quantize_columns(const float* x, int64_t column, int64_t x_batch, int k, int count,
-                              int batch, void* planes, const Launch& launch) {
+                              int batch, void* blocks_of_32, const Launch& launch) {
     const int64_t total = int64_t{k} / 4 * count * batch;
     const auto blocks = static_cast<unsigned>((total + threads_per_block - 1) / threads_per_block);
     return start(quantize_kernel, launch, blocks, threads_per_block, 0, x, column, x_batch, k,
-                 count, static_cast<uint32_t>(total), static_cast<uint8_t*>(planes));
+                 count, static_cast<uint32_t>(total), static_cast<ActivationBlock*>(blocks_of_32));
 }
 
 }  // namespace llamabuild

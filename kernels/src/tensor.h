@@ -8,9 +8,25 @@ constexpr int tensor_arch = 800;     // the code's architecture, times ten
 constexpr int tensor_columns = 9;    // from here on this is faster than reading weights once for 8
 constexpr int span_weights = 256;    // of one stage
 
-// Large tiles where there are columns enough and the shared memory for them, else small ones.
-constexpr int large_columns = 48;
-constexpr int large_shared_bytes = 228 * 1024 - 1024;
+#ifndef LARGE_ROWS
+#define LARGE_ROWS 128
+#define LARGE_COLUMNS 128
+#define LARGE_WARPS 4
+#define LARGE_BLOCKS 1
+#endif
+struct LargeTile {
+    static constexpr int rows = LARGE_ROWS, columns = LARGE_COLUMNS, row_warps = LARGE_WARPS;
+    static constexpr int blocks_at_once = LARGE_BLOCKS;  // on a multiprocessor
+};
+struct SmallTile {
+    static constexpr int rows = 64, columns = 32, row_warps = 2;
+    static constexpr int blocks_at_once = 3;
+};
+
+// Large tiles where there are columns enough, and shared memory enough for every type.
+inline bool use_large_tile(int n, const Launch& launch) {
+    return n > 32 && launch.shared_bytes >= 227 * 1024;
+}
 
 // Activations for this path: columns of 16-bit floats, in pieces of eight, then a factor.
 struct TensorColumns {

@@ -49,7 +49,7 @@ class ArchitectureError(LlamabuildError):
 
 
 class ToolchainError(LlamabuildError):
-    """A compiler, a build tool or a library to build with is missing or unsuitable (exit code 4)."""
+    """A compiler, a build tool or a library is missing or unsuitable (exit code 4)."""
 
     exit_code = 4
 

@@ -29,13 +29,15 @@ void unpack_row(const uint8_t* row, int k, float* out) {
 template <Type type>
 float dot_row(const uint8_t* row, int k, const void* quantized) {
     using F = Format<type>;
-    const Column column(quantized, k);
     std::vector<uint8_t> block(F::bytes + read_beyond);
     float sum = 0;
     for (int b = 0; b < k / F::weights; ++b) {
         std::memcpy(block.data(), row + size_t(b) * F::bytes, F::bytes);
         for (int j = 0; j < F::weights / 32; ++j) {
-            const auto x = ActivationChunk::at<F>(column, b * F::weights + F::first(j));
+            const int chunk = b * F::weights / 32 + j;
+            const auto x = ActivationChunk::at<F>(
+                static_cast<const uint8_t*>(quantized) + chunk / 8 * 8 * sizeof(ActivationBlock),
+                chunk % 8);
             sum += dot<F>(F::chunk(block.data(), j, F::table()), x);
         }
     }
@@ -64,12 +66,9 @@ int host_dot(int type, const uint8_t* row, int k, const void* quantized, float* 
     }
 }
 
-size_t host_quantized_bytes(int k) { return quantized_column_bytes(k); }
-
 void host_quantize(const float* x, int k, void* quantized) {
-    auto* q = static_cast<int8_t*>(quantized);
-    auto* scales = reinterpret_cast<ActivationScale*>(q + k);
-    for (int b = 0; b < k / 32; ++b) quantize_block(x + 32 * b, q + 32 * b, scales[b]);
+    for (int b = 0; b < k / 32; ++b)
+        quantize_block(x + 32 * b, static_cast<ActivationBlock*>(quantized)[b]);
 }
 
 float host_half(uint16_t bits) { return half_to_float(bits); }
