@@ -2,9 +2,9 @@
 
 A command that was answered from the cache leaves a record: what it printed, the environment
 variables that it read, and the identity of every file and folder that the answer depends on (the
-source, the toolkits, the folders where toolkits are looked for, the module). While all of these
-are the same, the same command line in the same folder has the same answer, and giving it costs a
-few dozen ``stat`` calls. Anything else, and the command runs as usual.
+source, the toolkits, the folders where toolkits and compilers are looked for, the module). While
+all of these are the same, the same command line in the same folder has the same answer, and giving
+it costs a few dozen ``stat`` calls. Anything else, and the command runs as usual.
 
 This module is all that a warm start imports, so it imports almost nothing.
 """
@@ -89,14 +89,16 @@ def record(
     """Keep an answer, unless something changed while it was worked out.
 
     :param base: the store's own folder; one that cannot be written keeps nothing.
-    :param files: everything that the answer depends on.
+    :param files: everything that the answer depends on, beside the folders of PATH: a program
+        that is installed there may come before the one that was found.
     :param used: the files whose times say when the store's entries were last used.
     """
     if environ.asked is None:
         return
     with suppress(OSError):
         # Identities are taken now; the answer was worked out from what there was before.
-        seen = {file: identity(file) for file in files}
+        path = environ.get("PATH", "").split(os.pathsep)
+        seen = {file: identity(file) for file in (*files, *path)}
         if any(_changed_since(environ.began, file) for file in seen):
             return
         kept = {

@@ -39,7 +39,13 @@ class Case:
         self.manifest = self.base / "manifest.json"
         self.manifest.touch()
         os.utime(self.manifest, (0, 0))
-        self.environ = {"LLAMABUILD_CACHE_DIR": str(self.cache), "CUDA_HOME": "/opt/cuda"}
+        self.programs = folder / "bin"
+        self.programs.mkdir()
+        self.environ = {
+            "LLAMABUILD_CACHE_DIR": str(self.cache),
+            "CUDA_HOME": "/opt/cuda",
+            "PATH": f"/no/such{os.pathsep}{self.programs}",
+        }
         self.argv = list(ARGV)
 
     def remember(self, environ: Recorded | None = None) -> None:
@@ -158,6 +164,8 @@ CHANGES: Mapping[str, Callable[[Case], object]] = {
     "the source is gone": lambda case: case.source.unlink(),
     "a toolkit is installed": lambda case: (case.toolkits / "cuda-13").mkdir(),
     "the toolkits' folder is gone": lambda case: case.toolkits.rmdir(),
+    "a program is installed on PATH": lambda case: (case.programs / "g++").touch(),
+    "PATH changes": lambda case: case.environ.update(PATH="/usr/bin"),
     "what was absent appears": lambda case: case.absent.touch(),
     "another cache": lambda case: case.environ.update(LLAMABUILD_CACHE_DIR="/no/such"),
     "the cache folder is gone": lambda case: case.cache.rename(case.work / "moved"),
@@ -383,5 +391,6 @@ def test_a_record_is_readable_json(known: Case) -> None:
     """A person who wonders about an answer can look."""
     (entry,) = (known.base / "replay").iterdir()
     _, kept = json.loads(entry.read_bytes().split(b"\n", 1)[1])
-    assert kept["environ"] == {"CUDA_HOME": "/opt/cuda", "CUDAARCHS": None}
-    assert list(kept["files"]) == [str(known.source), str(known.toolkits), str(known.absent)]
+    read = {name: known.environ.get(name) for name in ("CUDA_HOME", "CUDAARCHS", "PATH")}
+    assert kept["environ"] == read
+    assert str(known.source) in kept["files"]
