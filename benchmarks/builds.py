@@ -84,9 +84,7 @@ def _cold_build(arguments: list[str], folder: Path) -> float:
         env=os.environ,
         timeout=7200,
     )
-    if done.returncode:
-        sys.exit(f"llamabuild failed:\n{done.text}")
-    return time.monotonic() - began
+    return _ended("llamabuild", done, began)
 
 
 def _nvcc(plan: Plan, folder: Path, host_flags: list[str]) -> float:
@@ -116,9 +114,16 @@ def _nvcc(plan: Plan, folder: Path, host_flags: list[str]) -> float:
         cwd=work,
         timeout=7200,
     )
+    return _ended("nvcc", done, began)
+
+
+def _ended(who: str, done: run.Completed, began: float) -> float:
+    """Say how long it took as soon as it is known, for whom the other takes too long."""
     if done.returncode:
-        sys.exit(f"nvcc failed:\n{done.text}")
-    return time.monotonic() - began
+        sys.exit(f"{who} failed:\n{done.text}")
+    seconds = time.monotonic() - began
+    print(f"{who}: {seconds:.1f} s", file=sys.stderr, flush=True)
+    return seconds
 
 
 if __name__ == "__main__":
