@@ -115,11 +115,11 @@ class Renderer:
             self._bar.advance(event)
             return
         elapsed = time.monotonic() - (self._began or time.monotonic())
-        left = ""
+        words = duration(elapsed)
         if event.share >= _SURE_ENOUGH and event.done < event.total:
-            left = f", about {duration(elapsed * (1 - event.share) / event.share)} left"
-        count = f"[{event.done}/{event.total}]"
-        self._line(f"  {count} {event.label} ({duration(elapsed)}{left})")
+            rest = elapsed * (1 - event.share) / event.share
+            words += f", about {duration(rest)} left" if rest >= 1 else ""
+        self._line(f"  [{event.done}/{event.total}] {event.label} ({words})")
 
     def _finish(self, event: StepFinished) -> None:
         self.close()

@@ -118,7 +118,7 @@ class TestPlainLines:
     def test_one_for_each_event(self, clock: Clock) -> None:
         assert shown(BUILD).splitlines() == [
             "compile ...",
-            "  [1/2] cicc sm_61 (0 s, about 0 s left)",
+            "  [1/2] cicc sm_61 (0 s)",
             "  [2/2] link (0 s)",
             "compile: done in 3 min 20 s",
         ]
@@ -130,7 +130,7 @@ class TestPlainLines:
             (0.04, 1, "(1 min 0 s)"),  # too early to tell
             (0.0, 0, "(1 min 0 s)"),
             (1.0, 4, "(1 min 0 s)"),
-            (1.0, 3, "(1 min 0 s, about 0 s left)"),  # weights are guesses
+            (1.0, 3, "(1 min 0 s)"),  # weights are guesses
         ],
     )
     def test_time_passed_and_left(
@@ -169,7 +169,7 @@ class TestFolds:
     def test_each_step_is_a_group(self, clock: Clock) -> None:
         assert shown([*BUILD, NOTES[1]], {"GITHUB_ACTIONS": "true"}).splitlines() == [
             "::group::compile",
-            "  [1/2] cicc sm_61 (0 s, about 0 s left)",
+            "  [1/2] cicc sm_61 (0 s)",
             "  [2/2] link (0 s)",
             "::endgroup::",
             "compile: done in 3 min 20 s",
