@@ -8,15 +8,9 @@ constexpr int tensor_arch = 800;     // the code's architecture, times ten
 constexpr int tensor_columns = 9;    // from here on this is faster than reading weights once for 8
 constexpr int span_weights = 256;    // of one stage
 
-#ifndef LARGE_ROWS
-#define LARGE_ROWS 128
-#define LARGE_COLUMNS 128
-#define LARGE_WARPS 4
-#define LARGE_BLOCKS 1
-#endif
 struct LargeTile {
-    static constexpr int rows = LARGE_ROWS, columns = LARGE_COLUMNS, row_warps = LARGE_WARPS;
-    static constexpr int blocks_at_once = LARGE_BLOCKS;  // on a multiprocessor
+    static constexpr int rows = 128, columns = 128, row_warps = 4;
+    static constexpr int blocks_at_once = 1;  // on a multiprocessor
 };
 struct SmallTile {
     static constexpr int rows = 64, columns = 32, row_warps = 2;
