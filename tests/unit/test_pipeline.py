@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import llamabuild
-from llamabuild import inspect, pipeline
+from llamabuild import engine, inspect, pipeline, probe, toolchain
 from llamabuild.arch import CudaArch
 from llamabuild.cli import main
 from llamabuild.errors import (
@@ -120,13 +120,13 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     compiler = HostCompiler(Path("/usr/bin/g++"), Path("/usr/bin/gcc"), "gcc", "12.2.0", "PATH")
     tools = BuildTools(Path("cmake"), "4.0", Path("ninja"), "1.13")
     search = ToolkitSearch((NEW, OLD))
-    monkeypatch.setattr(pipeline.toolchain, "find_cuda", lambda *_a, **_k: search)
-    monkeypatch.setattr(pipeline.toolchain, "find_host_compiler", lambda *_a, **_k: compiler)
-    monkeypatch.setattr(pipeline.toolchain, "find_build_tools", lambda *_a, **_k: tools)
-    monkeypatch.setattr(pipeline.probe, "detect_nvidia", lambda _environ: found.detection)
-    monkeypatch.setattr(pipeline.probe, "host_limits", lambda: HostLimits(2, 8 * GIB))
-    monkeypatch.setattr(pipeline.engine, "compile_plan", found.compile_plan)
-    monkeypatch.setattr(pipeline.inspect, "read_module", found.read_module)
+    monkeypatch.setattr(toolchain, "find_cuda", lambda *_a, **_k: search)
+    monkeypatch.setattr(toolchain, "find_host_compiler", lambda *_a, **_k: compiler)
+    monkeypatch.setattr(toolchain, "find_build_tools", lambda *_a, **_k: tools)
+    monkeypatch.setattr(probe, "detect_nvidia", lambda _environ: found.detection)
+    monkeypatch.setattr(probe, "host_limits", lambda: HostLimits(2, 8 * GIB))
+    monkeypatch.setattr(engine, "compile_plan", found.compile_plan)
+    monkeypatch.setattr(inspect, "read_module", found.read_module)
     return found
 
 
