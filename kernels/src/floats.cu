@@ -107,17 +107,24 @@ GPU(Error_t) start_floats(const Product& product, const Launch& launch) {
     });
 }
 
-}  // namespace
-
 template <Type type>
-GPU(Error_t) multiply_vectors(const Product& p, const Launch& launch) {
+GPU(Error_t) multiply_floats(const Product& p, const Launch& launch) {
     if (p.n == 1) return start_floats<type, 1>(p, launch);
     if (p.n == 2) return start_floats<type, 2>(p, launch);
     if (p.n <= 4) return start_floats<type, 4>(p, launch);
     return start_floats<type, 8>(p, launch);
 }
 
-template GPU(Error_t) multiply_vectors<Type::f16>(const Product&, const Launch&);
-template GPU(Error_t) multiply_vectors<Type::bf16>(const Product&, const Launch&);
+}  // namespace
+
+template <>
+GPU(Error_t) multiply_vectors<Type::f16>(const Product& p, const Launch& launch) {
+    return multiply_floats<Type::f16>(p, launch);
+}
+
+template <>
+GPU(Error_t) multiply_vectors<Type::bf16>(const Product& p, const Launch& launch) {
+    return multiply_floats<Type::bf16>(p, launch);
+}
 
 }  // namespace llamabuild

@@ -68,7 +68,7 @@ __device__ __forceinline__ void multiply_tile(float (&c)[4], const uint32_t (&a)
 
 // Grid: tiles of rows, tiles of columns, parts of k for each product of the batch.
 template <class Tile, Type type>
-__global__ void __launch_bounds__(MatrixShape<Tile, type>::threads, Tile::blocks_at_once)
+__global__ void __launch_bounds__((MatrixShape<Tile, type>::threads), Tile::blocks_at_once)
 multiply_matrices_kernel(const Product p, float* parts, int splits) {
 #if LLAMABUILD_SM >= 800
     using F = Format<type>;
@@ -227,6 +227,8 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
                 both[e] * factor * (1 / weight_gain);
         }
     }
+#else
+    (void)p, (void)parts, (void)splits;  // never started there
 #endif
 }
 

@@ -47,7 +47,7 @@ __device__ __forceinline__ void copy_span(uint8_t* slot, const uint8_t* from, in
 }
 
 template <Type type, int N>
-__global__ void __launch_bounds__(VectorShape<type, N>::groups * group_size)
+__global__ void __launch_bounds__((VectorShape<type, N>::groups * group_size))
 multiply_vectors_kernel(const Product p) {
     using F = Format<type>;
     using S = VectorShape<type, N>;

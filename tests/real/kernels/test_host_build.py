@@ -87,7 +87,9 @@ def test_products_match_the_reference(host, rng, kind, blocks):
     out = np.full(len(rows), np.nan)
     one = ctypes.c_float()
     for i, row in enumerate(rows):
-        assert host.host_dot(int(kind), pointer(row), k, pointer(blocks_of_32), ctypes.byref(one)) == 0
+        assert (
+            host.host_dot(int(kind), pointer(row), k, pointer(blocks_of_32), ctypes.byref(one)) == 0
+        )
         out[i] = one.value
     assert relative(out, weights @ quantized) < 1e-5
     assert relative(out, weights @ x) < 2e-2

@@ -1,0 +1,157 @@
+// Enough of a GPU to run the kernels on the host: threads of a block as fibers, one at a time, in
+// an order that changes, each until it waits for others. What a kernel computes, where it writes
+// and where it waits are then its own doing; how fast it is, is not asked.
+#pragma once
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+#define GPU(name) hip##name
+#define __global__
+#define __device__
+#define __shared__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+
+using hipError_t = int;
+using hipStream_t = void*;
+constexpr hipError_t hipSuccess = 0;
+inline hipError_t hipGetLastError() { return hipSuccess; }
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+struct uint4 { uint32_t x, y, z, w; };
+struct float4 { float x, y, z, w; };
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+using std::max;
+using std::min;
+
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+class Block {
+public:
+    static constexpr unsigned lanes = 32;
+    static inline Block* current = nullptr;
+
+    Block(unsigned threads, std::function<void()> body, std::mt19937& random)
+        : body_(std::move(body)), fibers_(threads) {
+        current = this;
+        for (Fiber& fiber : fibers_) {
+            fiber.stack = std::make_unique<char[]>(stack_bytes);
+            getcontext(&fiber.context);
+            fiber.context.uc_stack.ss_sp = fiber.stack.get();
+            fiber.context.uc_stack.ss_size = stack_bytes;
+            fiber.context.uc_link = &scheduler_;
+            makecontext(&fiber.context, run, 0);
+        }
+        std::vector<unsigned> order(threads);
+        for (unsigned i = 0; i < threads; ++i) order[i] = i;
+        for (bool alive = true; alive;) {
+            alive = false;
+            std::shuffle(order.begin(), order.end(), random);
+            for (const unsigned i : order) {
+                if (fibers_[i].done || blocked(i)) continue;
+                fibers_[i].waits_for = nobody;
+                alive = true;
+                running_ = i;
+                threadIdx.x = i;
+                swapcontext(&scheduler_, &fibers_[i].context);
+            }
+        }
+        stuck = std::any_of(fibers_.begin(), fibers_.end(), [](const Fiber& f) { return !f.done; });
+    }
+
+    void wait_for_group() { wait(group); }
+    void wait_for_block() { wait(block); }
+
+    uint32_t exchange(uint32_t value, unsigned distance) {
+        fibers_[running_].value = value;
+        wait(group);
+        const uint32_t other = fibers_[running_ ^ distance].value;
+        wait(group);
+        return other;
+    }
+
+    bool stuck = false;  // some threads waited for others that had gone
+
+private:
+    enum WaitsFor { nobody, group, block };
+    static constexpr size_t stack_bytes = 64 * 1024;
+    struct Fiber {
+        ucontext_t context;
+        std::unique_ptr<char[]> stack;
+        WaitsFor waits_for = nobody;
+        unsigned waits = 0;  // how often it has waited for its group, and for the block
+        unsigned block_waits = 0;
+        bool done = false;
+        uint32_t value = 0;
+    };
+
+    static void run() {
+        Block& self = *current;
+        self.body_();
+        self.fibers_[self.running_].done = true;
+    }
+    void wait(WaitsFor whom) {
+        Fiber& me = fibers_[running_];
+        me.waits_for = whom;
+        ++(whom == group ? me.waits : me.block_waits);
+        const unsigned i = running_;
+        swapcontext(&me.context, &scheduler_);
+        running_ = i;
+        threadIdx.x = i;
+    }
+    // A thread may go on when all others have come as far, and may be further by now.
+    bool blocked(unsigned i) const {
+        const Fiber& me = fibers_[i];
+        if (me.waits_for == nobody) return false;
+        const unsigned first = me.waits_for == group ? i / lanes * lanes : 0;
+        const unsigned last = me.waits_for == group ? first + lanes : unsigned(fibers_.size());
+        for (unsigned other = first; other < last; ++other) {
+            const Fiber& f = fibers_[other];
+            if (me.waits_for == group ? f.waits < me.waits : f.block_waits < me.block_waits)
+                return true;
+        }
+        return false;
+    }
+
+    std::function<void()> body_;
+    std::vector<Fiber> fibers_;
+    ucontext_t scheduler_;
+    unsigned running_ = 0;
+};
+
+inline void __syncwarp() { Block::current->wait_for_group(); }
+inline void __syncthreads() { Block::current->wait_for_block(); }
+inline uint32_t __shfl_xor_sync(uint32_t, uint32_t value, int distance) {
+    return Block::current->exchange(value, unsigned(distance));
+}
+inline float __shfl_xor_sync(uint32_t, float value, int distance) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+    bits = Block::current->exchange(bits, unsigned(distance));
+    __builtin_memcpy(&value, &bits, sizeof bits);
+    return value;
+}
+
+inline bool any_stuck = false;
+
+template <class... Parameters, class... Arguments>
+void hipLaunchKernelGGL(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, uint32_t,
+                        hipStream_t, Arguments... arguments) {
+    static std::mt19937 random{std::random_device{}()};
+    gridDim = blocks;
+    blockDim = threads;
+    for (blockIdx.z = 0; blockIdx.z < blocks.z; ++blockIdx.z)
+        for (blockIdx.y = 0; blockIdx.y < blocks.y; ++blockIdx.y)
+            for (blockIdx.x = 0; blockIdx.x < blocks.x; ++blockIdx.x)
+                any_stuck |= Block(threads.x, [=] { kernel(arguments...); }, random).stuck;
+}

@@ -1,0 +1,47 @@
+// The kernels themselves on the host, for a few formats that differ in what makes kernels hard.
+#include "emulate.h"
+// The kernels:
+#include "floats.cu"
+#include "matvec.h"
+#include "quantize.cu"
+
+namespace llamabuild {
+alignas(16) uint8_t shared[64 * 1024];
+}
+
+using namespace llamabuild;
+
+extern "C" int emulate_multiply(int type, const uint8_t* weights, const float* x, float* output,
+                                uint8_t* workspace, int m, int n, int k, int row_bytes, int batch) {
+    std::fill(std::begin(shared), std::end(shared), 0xff);
+    Product p = {};
+    p.weights = weights;
+    p.output = output;
+    p.m = m, p.n = n, p.k = k, p.batch = batch;
+    p.row_bytes = row_bytes;
+    p.weight_batch = int64_t{m} * row_bytes;
+    p.output_column = m;
+    p.output_batch = int64_t{m} * n;
+    const Launch launch = {nullptr, 1, 0, false};
+    any_stuck = false;
+    if (type == int(Type::f16)) {
+        p.activations = reinterpret_cast<const uint8_t*>(x);
+        p.column_bytes = int64_t{4} * k;
+        p.activation_batch = p.column_bytes * n;
+        multiply_vectors<Type::f16>(p, launch);
+        return any_stuck;
+    }
+    quantize_columns(x, k, int64_t{k} * n, k, n, batch, workspace, launch);
+    p.activations = workspace;
+    p.column_bytes = k / 32 * int64_t(sizeof(ActivationBlock));
+    p.activation_batch = p.column_bytes * n;
+    switch (static_cast<Type>(type)) {
+        case Type::q4_0: multiply_vectors<Type::q4_0>(p, launch); break;
+        case Type::q4_K: multiply_vectors<Type::q4_K>(p, launch); break;
+        case Type::q6_K: multiply_vectors<Type::q6_K>(p, launch); break;
+        case Type::mxfp4: multiply_vectors<Type::mxfp4>(p, launch); break;
+        case Type::iq2_xs: multiply_vectors<Type::iq2_xs>(p, launch); break;
+        default: return -1;
+    }
+    return any_stuck;
+}

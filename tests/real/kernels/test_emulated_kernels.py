@@ -1,0 +1,72 @@
+"""The matrix-vector kernels, run thread by thread on the host: a wrong index or a missing wait is
+caught without a card.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from blocks import random_rows, to_float64
+from gguf import GGML_QUANT_SIZES
+from gguf import GGMLQuantizationType as Type
+
+HERE = Path(__file__).parent
+SOURCES = HERE.parents[2] / "kernels" / "src"
+KINDS = (Type.Q4_0, Type.Q4_K, Type.Q6_K, Type.MXFP4, Type.IQ2_XS, Type.F16)
+#: Behind a workspace's last column a kernel may read, but not depend on what it reads.
+READ_BEYOND = 8192
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++")
+    library = tmp_path_factory.mktemp("emulated") / "libemulated.so"
+    subprocess.run(
+        [compiler, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{SOURCES}",
+         HERE / "emulated_kernels.cpp", "-o", library],
+        check=True,
+    )  # fmt: skip
+    return ctypes.CDLL(library)
+
+
+def aligned(size, byte):
+    """``size`` bytes at a multiple of 16."""
+    memory = np.full(size + 16, byte, np.uint8)
+    start = -memory.ctypes.data % 16
+    return memory[start : start + size]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 9])
+@pytest.mark.parametrize("blocks", ["one", "few", "span and a bit"])
+def test_kernels_match_the_reference(host, kind, n, blocks):
+    rng = np.random.default_rng()
+    block = GGML_QUANT_SIZES[kind][0] if kind is not Type.F16 else 8
+    k = {"one": block, "few": 5 * block, "span and a bit": 4096 + block}[blocks]
+    m, batch = int(rng.choice([1, 7, 9])), int(rng.choice([1, 2]))
+    rows = random_rows(kind, m * batch, k, rng)
+    weights = aligned(rows.nbytes, 0)
+    weights[:] = rows.ravel()
+    x = rng.normal(size=(batch, n, k)).astype(np.float32)
+    output = np.full((batch, n, m), np.nan, np.float32)
+    workspace = aligned(batch * n * k // 32 * 48 + READ_BEYOND, 0xFF)  # NaN wherever it is read
+    stuck = host.emulate_multiply(
+        int(kind), ctypes.c_void_p(weights.ctypes.data), ctypes.c_void_p(x.ctypes.data),
+        ctypes.c_void_p(output.ctypes.data), ctypes.c_void_p(workspace.ctypes.data),
+        m, n, k, rows.shape[1], batch,
+    )  # fmt: skip
+    assert stuck == 0
+    if kind is not Type.F16:
+        groups = x.reshape(-1, 32)
+        d = np.abs(groups).max(axis=1, keepdims=True) / np.float32(127)
+        x = (np.rint(groups * (1 / d)) * d.astype(np.float64)).reshape(x.shape)
+    dense = to_float64(kind, rows).reshape(batch, m, k)
+    reference = np.einsum("bmk,bnk->bnm", dense, x)
+    assert np.linalg.norm(output - reference) <= 1e-5 * np.linalg.norm(reference)
