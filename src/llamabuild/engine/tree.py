@@ -16,7 +16,8 @@ def build(site: Site) -> Path:
     plan, toolkit = site.plan, site.plan.toolkit
     assert plan.source.ggml_cmake is not None
     defines = [f"-D{define}" for define in plan.defines]
-    plain = [*defines, f"-ffile-prefix-map={site.tree}/="]
+    anonymous = f"-ffile-prefix-map={site.tree}/="
+    plain = [*defines, anonymous]
     values: dict[str, str | list[str]] = {
         "CMAKE_C_COMPILER": str(plan.host_compiler.cc),
         "CMAKE_CXX_COMPILER": str(plan.host_compiler.path),
@@ -25,11 +26,15 @@ def build(site: Site) -> Path:
         "CMAKE_CUDA_ARCHITECTURES": [str(arch) for arch in plan.archs],
         "CMAKE_C_FLAGS": shlex.join(plain),
         "CMAKE_CXX_FLAGS": shlex.join(plain),
-        "CMAKE_CUDA_FLAGS": shlex.join([*plan.nvcc_flags, *defines]),
+        "CMAKE_CUDA_FLAGS": shlex.join([*plan.nvcc_flags, *defines, f"-Xcompiler={anonymous}"]),
         "CMAKE_MODULE_LINKER_FLAGS": shlex.join(plan.link_flags),
         "CMAKE_BUILD_TYPE": "Release",
+        # As llama.cpp's own releases: its libraries lie side by side, wherever that is.
+        "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
+        "CMAKE_INSTALL_RPATH": "$ORIGIN",
         "LLAMABUILD_TREE": str(site.tree / plan.source.ggml_cmake),
-        "CUDAToolkit_ROOT": str(toolkit.root),
+        # CMake looks for them below the toolkit's root; Debian's lie in the system's own folder.
+        "CUDAToolkit_INCLUDE_DIRECTORIES": str(toolkit.include_dir),
         "CUDA_cuda_driver_LIBRARY": str(site.driver()),
         # Linked in, as in our own modules: every machine with a driver can load the result.
         "CUDA_cudart_LIBRARY": str(site.static_runtime()),

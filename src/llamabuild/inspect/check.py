@@ -50,6 +50,10 @@ def _problems(
     for library in module.needed:
         if not _any_matches(module, [library], allowed_needed):
             yield f"it needs {library}, which is not on every machine with a driver"
+    for folder in module.runpath:
+        if not folder.startswith("$ORIGIN"):
+            where = folder or "whatever folder it is loaded in"
+            yield f"it looks for libraries in {where}, which is not where it will be"
     yield from _uncovered(module, _DRIVER_FUNCTION, _DRIVER, "the CUDA driver")
     yield from _uncovered(module, _GGML_FUNCTION, _GGML, "a ggml library")
 

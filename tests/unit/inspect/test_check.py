@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llamabuild.inspect import check
@@ -94,3 +96,16 @@ def test_ggml_functions_that_nobody_lends(problems, module):
     assert "my_ggml_thing" not in problem
     lent = module("61-real", undefined=("ggml_nelements",), needed=("libggml-base.so.0",))
     assert problems(lent, allowed=(*ALLOWED, "libggml-base.so*")) == ()
+
+
+def test_it_must_not_look_for_libraries_where_it_was_built(forge, module):
+    read = forge.read(module("61-real"))
+
+    def found(*folders):
+        moved = replace(read, runpath=folders)
+        return check(moved, archs=("61-real",), exports=(), allowed_needed=ALLOWED)
+
+    assert found("$ORIGIN", "$ORIGIN/../lib") == ()
+    (problem,) = found("$ORIGIN", "/home/builder/lib")
+    assert "/home/builder/lib" in problem
+    assert len(found("")) == 1  # an empty one is the working folder of whoever loads it
