@@ -56,6 +56,7 @@ class Job:
     store: Store
     items: tuple[Item, ...] = ()
     detection: Detection | None = None
+    wanted: tuple[CudaArch, ...] = ()
     source: SourceTree | None = None
     toolkits: ToolkitSearch | None = None
     plans: tuple[Plan, ...] = ()
@@ -125,16 +126,24 @@ def read_architectures(job: Job) -> Job:
 
 
 def look_at_gpus(job: Job) -> Job:
-    """Look for GPUs, but only where the answer depends on them."""
-    if not {Keyword.NATIVE, Keyword.AUTO} & set(job.items):
-        return job
-    detection = probe.detect_nvidia(job.environ)
-    for gpu in detection.gpus:
-        job.notify(Note("info", f"GPU {gpu.index}: {gpu.name}, {gpu.arch} (by {gpu.found_via})"))
-    if detection.gpus:  # without any, the problem is the error's own text
-        for problem in detection.problems:
-            job.notify(Note("warning", problem.message))
-    return replace(job, detection=detection)
+    """Look for GPUs where the answer depends on them; settle what is wanted of any toolkit.
+
+    :raises ArchitectureError: ``native`` without a GPU, or an AMD target.
+    """
+    none_visible = ""
+    if {Keyword.NATIVE, Keyword.AUTO} & set(job.items):
+        detection = probe.detect_nvidia(job.environ)
+        job = replace(job, detection=detection)
+        for gpu in detection.gpus:
+            words = f"GPU {gpu.index}: {gpu.name}, {gpu.arch} (by {gpu.found_via})"
+            job.notify(Note("info", words))
+        if detection.gpus:
+            for problem in detection.problems:
+                job.notify(Note("warning", problem.message))
+        elif detection.problems:
+            none_visible = detection.problems[0].message
+    wanted = arch.needed(job.items, visible=job.visible, none_visible=none_visible)
+    return replace(job, wanted=wanted)
 
 
 def open_source(job: Job) -> Job:
@@ -184,17 +193,12 @@ def make_plans(job: Job) -> Job:
     assert tree is not None
     assert search is not None
     cublas = needs_cublas(job.request, tree)
-    none_visible = ""
-    if job.detection and job.detection.problems:
-        none_visible = job.detection.problems[0].message
-    wanted = arch.needed(job.items, visible=job.visible, none_visible=none_visible)
+    groups = [job.wanted]
     if job.request.per_arch:
-        archs = wanted
+        archs = job.wanted
         if _open_ended(job):
-            archs = _expanded(job, _choose(job, wanted, cublas=cublas))
-        groups: list[tuple[CudaArch, ...]] = [(item,) for item in archs]
-    else:
-        groups = [wanted]
+            archs = _expanded(job, _choose(job, archs, cublas=cublas))
+        groups = [(item,) for item in archs]
     plans = []
     for group in groups:
         toolkit = _choose(job, group, cublas=cublas)
@@ -240,12 +244,11 @@ def gpu_architecture(name: str) -> str:
 
     :raises ArchitectureError: nobody knows it, or it is more than one.
     """
-    items = arch.parse(name)
-    if len(items) != 1 or isinstance(items[0], Keyword):
+    item, *more = arch.parse(name)
+    if more or isinstance(item, Keyword):
         raise ArchitectureError(
             f"{name!r} is not one GPU", hint="name one, for example 'gtx 1080' or 6.1"
         )
-    (item,) = items
     return item.name if isinstance(item, CudaArch) else str(item)
 
 
