@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES
-from gguf import GGMLQuantizationType as Type
 from library import Groups, KernelError, Kernels
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "real" / "kernels"))

@@ -16,7 +16,7 @@ __all__ = ["Groups", "KernelError", "Kernels", "Product"]
 class Product(ctypes.Structure):
     """``llamabuild_product``."""
 
-    _fields_ = [  # noqa: RUF012 - ctypes wants a plain list
+    _fields_ = [
         ("size", c_size_t), ("type", c_int32), ("device", c_int32),
         ("m", c_int64), ("n", c_int64), ("k", c_int64),
         ("weights", c_void_p), ("activations", c_void_p), ("output", c_void_p),
@@ -30,7 +30,7 @@ class Product(ctypes.Structure):
 class Groups(ctypes.Structure):
     """``llamabuild_groups``."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("size", c_size_t), ("experts", c_int64), ("count", c_int64),
         ("expert", c_void_p), ("column", c_void_p),
     ]  # fmt: skip

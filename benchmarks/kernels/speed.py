@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType as Type
 from library import Kernels
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "real" / "kernels"))
