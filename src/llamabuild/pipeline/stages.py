@@ -1,48 +1,24 @@
-"""The stages of a request, one after another; the Python API and the command line stand on it.
-
-Each stage takes a :class:`Job` and returns it with one more question answered. ``PLANNING``
-answers what will be built; :func:`build` then asks the cache or the compilers.
-"""
+"""Decide what will be built: each stage takes a :class:`Job` and answers one more question."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from llamabuild import arch, engine, inspect, probe, source, toolchain
+from llamabuild import arch, probe, source, toolchain
 from llamabuild.arch import CudaArch, Item, Keyword
-from llamabuild.errors import (
-    ArchitectureError,
-    CompilationError,
-    ModuleRejectedError,
-    SourceError,
-    StoreError,
-)
+from llamabuild.errors import SourceError
 from llamabuild.events import Listener, Note
 from llamabuild.memo import Memo
 from llamabuild.planning import Plan, make_plan, needs_cublas
 from llamabuild.probe import Detection
 from llamabuild.settings import Request
 from llamabuild.source import SourceTree
-from llamabuild.store import Artifact, Store, cache_root, export
+from llamabuild.store import Store, cache_root
 from llamabuild.toolchain import HostCompiler, Machine, Toolkit, ToolkitSearch
 
-__all__ = [
-    "PLANNING",
-    "Built",
-    "Job",
-    "Store",
-    "build",
-    "depends_on",
-    "detect",
-    "open_store",
-    "plan",
-    "start",
-]
+__all__ = ["PLANNING", "Job", "depends_on", "detect", "open_store", "plan", "start"]
 
 
 @dataclass(frozen=True)
@@ -71,35 +47,6 @@ class Job:
         """The architectures of the GPUs that were found."""
         gpus = self.detection.gpus if self.detection else ()
         return tuple(sorted({CudaArch(int(gpu.arch)) for gpu in gpus}))
-
-
-@dataclass(frozen=True)
-class Built:
-    """A finished module, and whether the cache had it. ``seconds`` is wall time."""
-
-    artifact: Artifact
-    plan: Plan
-    cached: bool
-    seconds: float
-
-    @property
-    def path(self) -> Path:
-        """The module's file in the cache."""
-        return self.artifact.path
-
-    def to_json(self) -> dict[str, Any]:
-        """The element of ``artifacts`` in ``build --json``."""
-        described = self.plan.describe()
-        shown = ("archs", "flavor", "backend", "source", "toolkit", "defines", "flags")
-        return {
-            "path": str(self.path),
-            "key": self.artifact.key,
-            "cached": self.cached,
-            **{name: described[name] for name in shown},
-            "sha256": self.artifact.manifest["sha256"],
-            "size_bytes": self.artifact.manifest["size_bytes"],
-            "seconds": round(self.seconds, 3),
-        }
 
 
 def detect(environ: Mapping[str, str]) -> Detection:
@@ -228,30 +175,6 @@ def plan(job: Job) -> Job:
     return job
 
 
-def build(job: Job) -> tuple[Built, ...]:
-    """Have every planned module, from the cache or from the compilers; in the plans' order."""
-    wanted = {name: gpu_architecture(name) for name in job.request.require_gpus}
-    built = tuple(_build_one(job, made) for made in job.plans)
-    _require(wanted, built)
-    if job.request.output:
-        for result in built:
-            _export(job.request.output, result, alone=len(built) == 1)
-    return built
-
-
-def gpu_architecture(name: str) -> str:
-    """Return the architecture of one GPU that a user names: "61" for ``gtx 1080`` or ``6.1``.
-
-    :raises ArchitectureError: nobody knows it, or it is more than one.
-    """
-    item, *more = arch.parse(name)
-    if more or isinstance(item, Keyword):
-        raise ArchitectureError(
-            f"{name!r} is not one GPU", hint="name one, for example 'gtx 1080' or 6.1"
-        )
-    return item.name if isinstance(item, CudaArch) else str(item)
-
-
 def depends_on(job: Job) -> tuple[Path, ...]:
     """Every file and folder that the answer depends on; none where it depends on hardware."""
     if job.detection is not None or job.source is None or job.toolkits is None:
@@ -296,100 +219,3 @@ def _host_compiler(job: Job, toolkit: Toolkit) -> HostCompiler:
     for text in compiler.notes:
         job.notify(Note("detail", text))
     return compiler
-
-
-def _build_one(job: Job, made: Plan) -> Built:
-    began = time.monotonic()
-    if not job.request.rebuild:
-        artifact = job.store.lookup(made.key, job.notify)
-        if artifact is not None:
-            return Built(artifact, made, cached=True, seconds=time.monotonic() - began)
-    with job.store.claim(made.key, job.notify) as staging:
-        # Somebody else may have built it while we waited.
-        artifact = None if job.request.rebuild else job.store.lookup(made.key, job.notify)
-        if artifact is not None:
-            return Built(artifact, made, cached=True, seconds=time.monotonic() - began)
-        tools = engine.Tools(
-            build=toolchain.find_build_tools(job.environ, memo=job.memo),
-            limits=probe.host_limits(),
-            environ=job.environ,
-            jobs=job.request.jobs,
-        )
-        try:
-            with staging.log.open("w", encoding="utf-8") as log:
-                module = engine.compile_plan(made, staging.work, tools, log, job.notify)
-            found = _inspected(made, module)
-        except (CompilationError, ModuleRejectedError, StoreError) as error:
-            error.message += f"\nlog: {staging.log}"
-            error.args = (error.message,)
-            raise
-        except OSError as error:
-            raise StoreError(
-                f"the build folder {staging.work} cannot be written: {error.strerror or error}",
-                hint="make room on that disk, or name another folder with --cache-dir",
-            ) from error
-        module.rename(staging.entry / made.module)
-        artifact = job.store.publish(staging, made.module, _manifest(made, found))
-    return Built(artifact, made, cached=False, seconds=time.monotonic() - began)
-
-
-def _inspected(made: Plan, path: Path) -> inspect.Module:
-    """Read the module back; one that is not what was asked for is never published."""
-    module = inspect.read_module(path)
-    problems = inspect.check(
-        module,
-        archs=[str(item) for item in made.archs],
-        exports=made.exports,
-        allowed_needed=made.may_need,
-    )
-    if problems:
-        raise ModuleRejectedError(
-            "the finished module is not what was asked for:\n"
-            + "\n".join(f"- {problem}" for problem in problems),
-            hint="nothing was published; -v shows the compilers' own words",
-        )
-    return module
-
-
-def _export(output: str, result: Built, *, alone: bool) -> None:
-    """Copy a module to ``--output``; several of them into a folder for each architecture."""
-    if not alone:
-        folder = "-".join(str(item) for item in result.plan.archs)
-        output = f"{Path(output) / folder}{os.sep}"
-    export(result.artifact, output)
-
-
-def _require(wanted: Mapping[str, str], built: tuple[Built, ...]) -> None:
-    """Refuse modules of which none runs all its kernels on a GPU that must be served."""
-    if not wanted:
-        return
-    modules = [inspect.read_module(result.path) for result in built]
-    for name, architecture in wanted.items():
-        found = [inspect.coverage(module, architecture) for module in modules]
-        if not any(coverage.healthy for coverage in found):
-            (least,) = sorted(found, key=lambda coverage: len(coverage.trapped or ()))[:1]
-            what = (
-                f"{len(least.trapped)} of {least.kernels} kernels give up"
-                if least.trapped
-                else "nothing runs"
-                if least.runs == "no"
-                else "which kernels give up is unknown"
-            )
-            raise ModuleRejectedError(
-                f"on {name} ({architecture}), {what}: "
-                f"the driver would take {', '.join(least.entries) or 'no'} code",
-                hint=f"add {architecture} to --arch",
-            )
-
-
-def _manifest(made: Plan, module: inspect.Module) -> dict[str, Any]:
-    from llamabuild import __version__
-
-    return {
-        **made.describe(),
-        "needed": list(module.needed),
-        "exported": [name for name in module.exported if name.startswith("ggml")],
-        "glibc": module.glibc,
-        "glibcxx": module.glibcxx,
-        "llamabuild": __version__,
-    }

@@ -1,0 +1,172 @@
+"""Have what was planned: from the cache, or from the compilers and read back before publication."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamabuild import __version__, arch, engine, inspect, probe, toolchain
+from llamabuild.arch import CudaArch, Keyword
+from llamabuild.errors import (
+    ArchitectureError,
+    CompilationError,
+    ModuleRejectedError,
+    StoreError,
+)
+from llamabuild.pipeline.stages import Job
+from llamabuild.planning import Plan
+from llamabuild.store import Artifact, export
+
+__all__ = ["Built", "build", "gpu_architecture"]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished module, and whether the cache had it. ``seconds`` is wall time."""
+
+    artifact: Artifact
+    plan: Plan
+    cached: bool
+    seconds: float
+
+    @property
+    def path(self) -> Path:
+        """The module's file in the cache."""
+        return self.artifact.path
+
+    def to_json(self) -> dict[str, Any]:
+        """The element of ``artifacts`` in ``build --json``."""
+        described = self.plan.describe()
+        shown = ("archs", "flavor", "backend", "source", "toolkit", "defines", "flags")
+        return {
+            "path": str(self.path),
+            "key": self.artifact.key,
+            "cached": self.cached,
+            **{name: described[name] for name in shown},
+            "sha256": self.artifact.manifest["sha256"],
+            "size_bytes": self.artifact.manifest["size_bytes"],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def build(job: Job) -> tuple[Built, ...]:
+    """Have every planned module, from the cache or from the compilers; in the plans' order."""
+    wanted = {name: gpu_architecture(name) for name in job.request.require_gpus}
+    built = tuple(_build_one(job, made) for made in job.plans)
+    _require(wanted, built)
+    if job.request.output:
+        for result in built:
+            _export(job.request.output, result, alone=len(built) == 1)
+    return built
+
+
+def gpu_architecture(name: str) -> str:
+    """Return the architecture of one GPU that a user names: "61" for ``gtx 1080`` or ``6.1``.
+
+    :raises ArchitectureError: nobody knows it, or it is more than one.
+    """
+    item, *more = arch.parse(name)
+    if more or isinstance(item, Keyword):
+        raise ArchitectureError(
+            f"{name!r} is not one GPU", hint="name one, for example 'gtx 1080' or 6.1"
+        )
+    return item.name if isinstance(item, CudaArch) else str(item)
+
+
+def _build_one(job: Job, made: Plan) -> Built:
+    began = time.monotonic()
+    if not job.request.rebuild:
+        artifact = job.store.lookup(made.key, job.notify)
+        if artifact is not None:
+            return Built(artifact, made, cached=True, seconds=time.monotonic() - began)
+    with job.store.claim(made.key, job.notify) as staging:
+        # Somebody else may have built it while we waited.
+        artifact = None if job.request.rebuild else job.store.lookup(made.key, job.notify)
+        if artifact is not None:
+            return Built(artifact, made, cached=True, seconds=time.monotonic() - began)
+        tools = engine.Tools(
+            build=toolchain.find_build_tools(job.environ, memo=job.memo),
+            limits=probe.host_limits(),
+            environ=job.environ,
+            jobs=job.request.jobs,
+        )
+        try:
+            with staging.log.open("w", encoding="utf-8") as log:
+                module = engine.compile_plan(made, staging.work, tools, log, job.notify)
+            found = _inspected(made, module)
+        except (CompilationError, ModuleRejectedError, StoreError) as error:
+            error.message += f"\nlog: {staging.log}"
+            error.args = (error.message,)
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"the build folder {staging.work} cannot be written: {error.strerror or error}",
+                hint="make room on that disk, or name another folder with --cache-dir",
+            ) from error
+        module.rename(staging.entry / made.module)
+        artifact = job.store.publish(staging, made.module, _manifest(made, found))
+    return Built(artifact, made, cached=False, seconds=time.monotonic() - began)
+
+
+def _inspected(made: Plan, path: Path) -> inspect.Module:
+    """Read the module back; one that is not what was asked for is never published."""
+    module = inspect.read_module(path)
+    problems = inspect.check(
+        module,
+        archs=[str(item) for item in made.archs],
+        exports=made.exports,
+        allowed_needed=made.may_need,
+    )
+    if problems:
+        raise ModuleRejectedError(
+            "the finished module is not what was asked for:\n"
+            + "\n".join(f"- {problem}" for problem in problems),
+            hint="nothing was published; -v shows the compilers' own words",
+        )
+    return module
+
+
+def _export(output: str, result: Built, *, alone: bool) -> None:
+    """Copy a module to ``--output``; several of them into a folder for each architecture."""
+    if not alone:
+        folder = "-".join(str(item) for item in result.plan.archs)
+        output = f"{Path(output) / folder}{os.sep}"
+    export(result.artifact, output)
+
+
+def _require(wanted: Mapping[str, str], built: tuple[Built, ...]) -> None:
+    """Refuse modules of which none runs all its kernels on a GPU that must be served."""
+    if not wanted:
+        return
+    modules = [inspect.read_module(result.path) for result in built]
+    for name, architecture in wanted.items():
+        found = [inspect.coverage(module, architecture) for module in modules]
+        if not any(coverage.healthy for coverage in found):
+            (least,) = sorted(found, key=lambda coverage: len(coverage.trapped or ()))[:1]
+            what = (
+                f"{len(least.trapped)} of {least.kernels} kernels give up"
+                if least.trapped
+                else "nothing runs"
+                if least.runs == "no"
+                else "which kernels give up is unknown"
+            )
+            raise ModuleRejectedError(
+                f"on {name} ({architecture}), {what}: "
+                f"the driver would take {', '.join(least.entries) or 'no'} code",
+                hint=f"add {architecture} to --arch",
+            )
+
+
+def _manifest(made: Plan, module: inspect.Module) -> dict[str, Any]:
+    return {
+        **made.describe(),
+        "needed": list(module.needed),
+        "exported": [name for name in module.exported if name.startswith("ggml")],
+        "glibc": module.glibc,
+        "glibcxx": module.glibcxx,
+        "llamabuild": __version__,
+    }
