@@ -23,7 +23,8 @@ LAYERS = (
     {"__main__", "__init__"},  # the two doors
 )
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
-MODULES = sorted(PACKAGE.rglob("*.py"))
+#: Without the data: kernels/ and cmake/, which are beside the package in a checkout.
+MODULES = sorted(set(PACKAGE.rglob("*.py")) - set((PACKAGE / "data").rglob("*.py")))
 
 
 def room_of(module: Path) -> str:
