@@ -24,7 +24,7 @@ FLOATS = (Type.F16, Type.BF16)
 
 
 def _scales(rng: np.random.Generator, count: int) -> npt.NDArray[np.float16]:
-    size = rng.uniform(0.001, 0.004, count) * rng.choice([-1, 1], count)
+    size: npt.NDArray[np.float64] = rng.uniform(0.001, 0.004, count) * rng.choice([-1, 1], count)
     return size.astype(np.float16)
 
 

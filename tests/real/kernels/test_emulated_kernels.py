@@ -7,36 +7,40 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from blocks import random_rows, to_float64
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
+from tests.real.kernels.blocks import random_rows, to_float64
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[2] / "kernels" / "src"
+Need: TypeAlias = Callable[[object, str], None]
 KINDS = (Type.Q4_0, Type.Q4_K, Type.Q6_K, Type.MXFP4, Type.IQ2_XS, Type.F16)
 #: Behind a workspace's last column a kernel may read, but not depend on what it reads.
 READ_BEYOND = 8192
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory):
+def host(tmp_path_factory: pytest.TempPathFactory, need: Need) -> ctypes.CDLL:
     compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no g++")
+    need(compiler, "g++")
+    assert compiler
     library = tmp_path_factory.mktemp("emulated") / "libemulated.so"
     subprocess.run(
         [compiler, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{SOURCES}",
          HERE / "emulated_kernels.cpp", "-o", library],
         check=True,
     )  # fmt: skip
-    return ctypes.CDLL(library)
+    return ctypes.CDLL(str(library))
 
 
-def aligned(size, byte):
+def aligned(size: int, byte: int) -> npt.NDArray[np.uint8]:
     """``size`` bytes at a multiple of 16."""
     memory = np.full(size + 16, byte, np.uint8)
     start = -memory.ctypes.data % 16

@@ -5,30 +5,36 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from blocks import QUANTIZED, random_rows, to_float64
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
+from tests.real.kernels.blocks import QUANTIZED, random_rows, to_float64
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[2] / "kernels" / "src"
 
+Array: TypeAlias = npt.NDArray[Any]
+Need: TypeAlias = Callable[[object, str], None]
+
 
 @pytest.fixture(scope="module")
-def rng():
+def rng() -> np.random.Generator:
     seed = np.random.SeedSequence().entropy
     print(f"seed {seed}")
     return np.random.default_rng(seed)
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory):
+def host(tmp_path_factory: pytest.TempPathFactory, need: Need) -> ctypes.CDLL:
     compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
+    need(compiler, "a C++ compiler")
+    assert compiler
     library = tmp_path_factory.mktemp("host") / "libhost.so"
     warnings = ["-Wall", "-Wextra", "-Werror"]
     sanitizers = ["-fsanitize=undefined", "-fno-sanitize-recover"]
@@ -37,22 +43,22 @@ def host(tmp_path_factory):
          HERE / "host_build.cpp", "-o", library],
         check=True,
     )  # fmt: skip
-    host = ctypes.CDLL(library)
+    host = ctypes.CDLL(str(library))
     host.host_half.restype = ctypes.c_float
     return host
 
 
-def pointer(array):
-    return array.ctypes.data_as(ctypes.c_void_p)
+def pointer(array: Array) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
 
 
-def unpack(host, kind, row, k):
+def unpack(host: ctypes.CDLL, kind: Type, row: Array, k: int) -> Array:
     out = np.full(k, np.nan, np.float32)
     assert host.host_unpack(int(kind), pointer(row), k, pointer(out)) == 0
     return out
 
 
-def quantize(host, x):
+def quantize(host: ctypes.CDLL, x: Array) -> tuple[Array, Array, Array]:
     """The blocks of 32, all of their bytes, and their (d, sum) for each half."""
     blocks = np.empty(len(x) // 32, [("q", np.int8, 32), ("half", np.float32, (2, 2))])
     blocks.view(np.uint8)[:] = 0x7F
@@ -60,8 +66,8 @@ def quantize(host, x):
     return blocks, blocks["q"].ravel(), blocks["half"]
 
 
-def relative(out, reference):
-    return np.linalg.norm(out - reference) / np.linalg.norm(reference)
+def relative(out: Array, reference: Array) -> float:
+    return float(np.linalg.norm(out - reference) / np.linalg.norm(reference))
 
 
 @pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)

@@ -1,0 +1,64 @@
+"""The kernels compile without a warning for what each compiler here can make."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+KERNELS = Path(__file__).parents[3] / "kernels"
+SOURCES = sorted((KERNELS / "src").glob("*.cu"))
+WARNINGS = ["-Wall", "-Wextra"]
+
+
+def compile_all(command: list[str], folder: Path, env: dict[str, str]) -> str:
+    """What the compiler says while compiling every source; stops at the first failure."""
+
+    def one(source: Path) -> str:
+        files = ["-c", str(source), "-o", str(folder / source.stem)]
+        argv = [*command, f"-I{KERNELS / 'include'}", *files]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, f"{source.name}: {done.stderr}"
+        return done.stdout + done.stderr
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return "".join(pool.map(one, SOURCES))
+
+
+@pytest.mark.nvcc
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("nvcc", "archs"),
+    [
+        ("/usr/local/cuda/bin/nvcc", (75, 89, 120)),
+        ("/usr/lib/nvidia-cuda-toolkit/bin/nvcc", (50, 61, 86)),
+    ],
+    ids=["CUDA 13", "CUDA 11.8"],
+)
+def test_cuda(
+    nvcc: str, archs: tuple[int, ...], tmp_path: Path, need: Callable[[object, str], None]
+) -> None:
+    need(Path(nvcc).exists(), nvcc)
+    env = {**os.environ, "PATH": f"{Path(nvcc).parent}:/usr/bin:/bin"}
+    command = [nvcc, "-std=c++17", "-O3", "-Werror", "all-warnings"]
+    command += ["-Wno-deprecated-gpu-targets", "-Xcompiler", ",".join(WARNINGS)]
+    for arch in archs:
+        command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+    assert "warning" not in compile_all(command, tmp_path, env)
+
+
+@pytest.mark.hipcc
+@pytest.mark.slow
+def test_hip(tmp_path: Path, need: Callable[[object, str], None]) -> None:
+    hipcc = shutil.which("hipcc")
+    need(hipcc, "hipcc")
+    assert hipcc
+    env = {**os.environ, "HIP_PLATFORM": "amd"}
+    command = [hipcc, "-std=c++17", "-O2", "-x", "hip", *WARNINGS, "-Werror"]
+    command += ["--offload-arch=gfx906", "--offload-arch=gfx1030"]
+    compile_all(command, tmp_path, env)
