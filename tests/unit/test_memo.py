@@ -233,7 +233,7 @@ class TestFolder:
             entry.write_bytes(whole[:length])
             assert load(folder, "subject") is None
 
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
     @given(st.data())
     def test_an_entry_has_a_bad_byte(self, folder: Path, data: st.DataObject) -> None:
         save(folder, "subject", {"answer": ["12.4", 1]})
@@ -278,14 +278,14 @@ json_values = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(subject=json_values, kept=json_values)
 def test_what_is_saved_is_loaded(folder: Path, subject: Any, kept: Any) -> None:
     save(folder, subject, kept)
     assert load(folder, subject) == json.loads(json.dumps(kept))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(content=st.binary())
 def test_any_file_can_be_read(folder: Path, content: bytes) -> None:
     save(folder, "subject", 1)

@@ -317,6 +317,7 @@ class TestRecorded:
         assert recorded["A"] == "1"
         assert recorded.asked is None
 
+    @settings(deadline=None)
     @given(st.dictionaries(st.text(), st.text()), st.lists(st.text()))
     def test_it_is_the_environment(self, environ: dict[str, str], names: list[str]) -> None:
         recorded = Recorded(environ)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamabuild import run
@@ -358,6 +358,7 @@ class TestEnvironment:
     def test_without_a_path_there_is_the_default_one(self, base: dict[str, str]) -> None:
         assert run.environment(base)["PATH"] == "/bin:/usr/bin"
 
+    @settings(deadline=None)
     @given(paths, paths)
     def test_order_is_kept_and_nothing_stands_twice(self, first: list[str], old: list[str]) -> None:
         child = run.environment({"PATH": ":".join(old)}, path_first=[Path(part) for part in first])

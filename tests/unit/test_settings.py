@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamabuild.errors import UsageError
@@ -275,6 +275,7 @@ class TestRefused:
 anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text())
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(BY_NAME)), anything))
 def test_any_value_makes_a_request_or_a_usage_error(given: dict[str, Any]) -> None:
     try:
@@ -289,6 +290,7 @@ def test_any_value_makes_a_request_or_a_usage_error(given: dict[str, Any]) -> No
         assert not option.choices or value in {option.default, *option.choices}
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from([name for names in VARIABLES.values() for name in names]), st.text()

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamabuild import __version__, errors
+from llamabuild.cli import commands
 from llamabuild.cli.parser import parse
 from llamabuild.errors import UsageError
 from llamabuild.settings import COMMANDS, OPTIONS
@@ -51,6 +52,10 @@ class TestCommand:
 
     def test_a_file_that_begins_with_a_dash(self) -> None:
         assert said("inspect", "--", "-odd.so")["file"] == "-odd.so"
+
+
+def test_every_command_does_something() -> None:
+    assert commands.COMMANDS.keys() == COMMANDS.keys()
 
 
 class TestOptions:
@@ -110,6 +115,7 @@ class TestRefused:
             ("biuld --arch 61", "there is no command 'biuld'", "llamabuild build"),
             ("./a.llamafile", "build takes no argument './a.llamafile'", "--source ./a.llamafile"),
             ("plan x -- y", "plan takes no argument 'x'", "--source x"),
+            ("plan biuld", "plan takes no argument 'biuld'", "--source biuld"),
             ("detect x", "detect takes no argument 'x'", "llamabuild detect --help"),
             ("-v detect", "'detect' comes too late", "llamabuild detect [OPTION ...]"),
             ("--nvcc-flag -lineinfo", "argument --nvcc-flag: expected", "--nvcc-flag=VALUE"),
@@ -201,6 +207,7 @@ words = (
 )
 
 
+@settings(deadline=None)
 @given(st.lists(words))
 def test_any_command_line_is_understood_or_refused(argv: Sequence[str]) -> None:
     try:

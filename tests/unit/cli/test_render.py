@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamabuild.cli import render
@@ -282,6 +282,7 @@ class TestDuration:
     def test_examples(self, given: float, expected: str) -> None:
         assert duration(given) == expected
 
+    @settings(deadline=None)
     @given(seconds)
     def test_says_the_time_to_the_second_or_the_minute(self, time: float) -> None:
         units = {"s": 1, "min": 60, "h": 3600}
@@ -309,6 +310,7 @@ class TestSize:
     def test_examples(self, given: int, expected: str) -> None:
         assert size(given) == expected
 
+    @settings(deadline=None)
     @given(st.integers(0, 10**15 - 10**12))
     def test_is_right_to_the_digits_it_shows(self, octets: int) -> None:
         units = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
