@@ -17,9 +17,6 @@ struct ActivationBlock {
 };
 static_assert(sizeof(ActivationBlock) == 48, "part of the C ABI");
 
-// Bytes behind the last column that a kernel may read, and ignore.
-constexpr int read_behind_columns = 4096 / 32 * sizeof(ActivationBlock);
-
 // The larger magnitude, as bits: unlike fmaxf this lets a NaN through.
 DEVICE uint32_t larger_magnitude(uint32_t bits, float x) {
     const uint32_t other = float_to_bits(x) & 0x7fffffff;

@@ -255,8 +255,7 @@ int check_shape(const llamabuild_product* given, const llamabuild_groups* groups
     } else {
         p.column_bytes = int64_t{p.k} / 32 * static_cast<int64_t>(sizeof(ActivationBlock));
         p.activation_batch = groups ? p.column_bytes : p.column_bytes * p.n;
-        out.workspace = static_cast<size_t>(p.column_bytes) * prepared_columns * prepared_batch +
-                        read_behind_columns;
+        out.workspace = static_cast<size_t>(p.column_bytes) * prepared_columns * prepared_batch;
     }
     return LLAMABUILD_OK;
 }

@@ -15,11 +15,10 @@ template <Type type, int N>
 struct VectorShape {
     using F = Format<type>;
     static constexpr int groups = F::table_words ? 8 : 4;  // in a block; they share the codebook
-    static constexpr int rows = N == 1 ? 1 : 2;            // of a group; they share activations
+    static constexpr int rows = 2;                         // of a group; they share activations
     static constexpr int tile_weights = 32 * group_size;   // a chunk for each thread
     static constexpr int tile_bytes = tile_weights / F::weights * F::bytes;
-    // Of a span: independent work enough to cover the time that a load takes.
-    static constexpr int tiles = N >= 4 ? 1 : N == 2 || tile_bytes > 800 ? 2 : 4;
+    static constexpr int tiles = N >= 4 ? 1 : 2;  // of a span
     static constexpr int span_weights = tiles * tile_weights;
     static constexpr int span_bytes = tiles * tile_bytes;
     // A span starts at any byte of a 16-byte piece, and a chunk may read 32 bytes past its block.
@@ -29,7 +28,6 @@ struct VectorShape {
     static constexpr size_t shared_bytes =
         F::table_words * 4 + size_t{groups} * stages * rows * slot_bytes;
     static_assert(shared_bytes <= 48 * 1024, "more needs to be asked for");
-    static_assert(span_weights / 32 * int(sizeof(ActivationBlock)) <= read_behind_columns);
 };
 
 // The group copies `bytes` bytes, of which the last may be the last of the allocation, to `slot`,
@@ -101,17 +99,9 @@ multiply_vectors_kernel(const Product p) {
 
         float sums[S::rows][N] = {};
         const uint8_t* x = activations;
-        // Activations of the span's i-th step, columns first. Behind the last column comes memory
-        // that may be read; what it holds does not matter.
-        const auto activations_of = [&](int i) {
-            return ActivationChunk::at<F>(
-                x + columns[i % N] + i / N * S::tile_weights / 32 * sizeof(ActivationBlock),
-                lane % 8);
-        };
         int stage = 0, left = p.k - block * F::weights;  // weights from this thread's block on
         KEEP_LOOP
         for (int begin = 0; begin < row_bytes; begin += S::span_bytes) {
-            ActivationChunk next = activations_of(0);
             wait_for_copies<S::stages - 1>();
             group_barrier();
             const uint8_t* slots[S::rows];
@@ -121,19 +111,18 @@ multiply_vectors_kernel(const Product p) {
                            block * F::bytes;
             UNROLL
             for (int t = 0; t < S::tiles; ++t) {
-                Chunk w[S::rows];
-                UNROLL
-                for (int r = 0; r < S::rows; ++r)
-                    w[r] = F::chunk(slots[r] + t * S::tile_bytes, j, grid);
-                UNROLL
-                for (int c = 0; c < N; ++c) {
-                    const ActivationChunk xs = next;
-                    const int i = t * N + c + 1;
-                    if (i < S::tiles * N) next = activations_of(i);
+                if (left > t * S::tile_weights) {
+                    Chunk w[S::rows];
                     UNROLL
-                    for (int r = 0; r < S::rows; ++r) {
-                        const float sum = dot<F>(w[r], xs);
-                        sums[r][c] += left > t * S::tile_weights ? sum : 0;
+                    for (int r = 0; r < S::rows; ++r)
+                        w[r] = F::chunk(slots[r] + t * S::tile_bytes, j, grid);
+                    UNROLL
+                    for (int c = 0; c < N; ++c) {
+                        const auto xs = ActivationChunk::at<F>(
+                            x + columns[c] + t * S::tile_weights / 32 * sizeof(ActivationBlock),
+                            lane % 8);
+                        UNROLL
+                        for (int r = 0; r < S::rows; ++r) sums[r][c] += dot<F>(w[r], xs);
                     }
                 }
             }
