@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "real" / 
 from blocks import FLOATS, QUANTIZED, random_rows, to_float64
 
 #: ||out - ref|| / ||ref|| against the reference with the activations as the path rounds them,
-#: and against the exact one. A dozen weights at most say little: the second bound is for k >= 256.
+#: and against the exact one; that bound is for large products, since few terms can cancel.
 SAME_ACTIVATIONS, EXACT = 1e-3, 1e-2
 
 

@@ -8,7 +8,7 @@
 // All products (scalar, DP4A, tensor cores) and the test on the host stand on `Format::chunk`
 // alone. A chunk is what a thread gets by reading each byte of the block once, so its two groups
 // need not be neighbours in the row: group 0 begins at weight `first(j)` of the block and group 1
-// `step` weights later. The layouts themselves are a file format; the `gguf` package documents them.
+// `step` weights later. The layouts are a file format; the `gguf` package has them in Python.
 #pragma once
 #include "portable.h"
 #include "tables.h"
@@ -63,7 +63,7 @@ template <class Places>
 struct FormatOf : Places {
     using Layout = Places;
     static constexpr bool uniform = false;     // both groups in one 32-block, with the same numbers
-    static constexpr bool has_offset = false;  // offsets are not all zero
+    static constexpr bool has_offset = false;  // there are offsets, and no q is negative
     static constexpr int table_words = 0;      // size of the codebook that `chunk` reads
     DEVICE static const uint32_t* table() { return nullptr; }
 };

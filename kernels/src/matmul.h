@@ -251,8 +251,9 @@ GPU(Error_t) multiply_matrices(const Product& p, const Launch& launch) {
     const int splits = tensor_splits(p.m, p.n, p.k, p.batch, launch);
     const int64_t columns = TensorColumns::count(p.n) * p.column_bytes * p.batch;
     auto* const parts = reinterpret_cast<float*>(const_cast<uint8_t*>(p.activations) + columns);
-    auto error = use_large_tile(p.n, launch) ? start_matrices<LargeTile, type>(p, launch, parts, splits)
-                                             : start_matrices<SmallTile, type>(p, launch, parts, splits);
+    const auto start_tiles = use_large_tile(p.n, launch) ? start_matrices<LargeTile, type>
+                                                         : start_matrices<SmallTile, type>;
+    auto error = start_tiles(p, launch, parts, splits);
     if (error == GPU(Success) && splits > 1) error = add_parts(p, parts, splits, launch);
     return error;
 }

@@ -1,7 +1,8 @@
-"""The kernels compile without a warning for what each compiler here can make."""
+"""The kernels compile without a warning for what each compiler here can make, and load."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.real.kernels.blocks import FLOATS, QUANTIZED
 
 KERNELS = Path(__file__).parents[3] / "kernels"
 SOURCES = sorted((KERNELS / "src").glob("*.cu"))
@@ -49,7 +51,21 @@ def test_cuda(
     command += ["-Wno-deprecated-gpu-targets", "-Xcompiler", ",".join(WARNINGS)]
     for arch in archs:
         command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+    command += ["-Xcompiler", "-fPIC"]
     assert "warning" not in compile_all(command, tmp_path, env)
+
+    module = tmp_path / "ggml-cuda.so"
+    objects = [str(tmp_path / source.stem) for source in SOURCES]
+    subprocess.run([nvcc, "-shared", *objects, "-o", str(module)], check=True, env=env)
+    kernels = ctypes.CDLL(str(module))
+    kernels.llamabuild_architectures.restype = ctypes.c_char_p
+    kernels.llamabuild_last_error.restype = ctypes.c_char_p
+    assert kernels.llamabuild_version() == 1
+    assert kernels.llamabuild_types(None, 0) == len(QUANTIZED) + len(FLOATS)
+    listed = [int(arch) // 10 for arch in kernels.llamabuild_architectures().split(b",")]
+    assert listed == list(archs)
+    if kernels.llamabuild_device_count(ctypes.byref(ctypes.c_int())):  # no driver here
+        assert b"counting devices: " in kernels.llamabuild_last_error()
 
 
 @pytest.mark.hipcc
