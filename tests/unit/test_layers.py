@@ -23,8 +23,7 @@ LAYERS = (
     {"__main__", "__init__"},  # the two doors
 )
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
-#: Without the data: kernels/ and cmake/, which are beside the package in a checkout.
-MODULES = sorted(set(PACKAGE.rglob("*.py")) - set((PACKAGE / "data").rglob("*.py")))
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def room_of(module: Path) -> str:
