@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a path need not be valid UTF-8 to be printed
+            stream.reconfigure(errors="surrogateescape")
     answer = replay.recall(words, os.environ)
     if answer is not None:
         stdout, stderr = answer

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 import llamabuild
-from llamabuild import engine, inspect, pipeline, probe, toolchain
+from llamabuild import engine, inspect, pipeline, probe, run, source, toolchain
 from llamabuild.arch import CudaArch
 from llamabuild.cli import main
 from llamabuild.errors import (
@@ -25,6 +27,8 @@ from llamabuild.events import Event, Note
 from llamabuild.inspect import Entry, Kernel, Module
 from llamabuild.planning import Plan
 from llamabuild.probe import Detection, Gpu, HostLimits, Problem
+from llamabuild.settings import resolve
+from llamabuild.source import Found
 from llamabuild.toolchain import BuildTools, HostCompiler, Toolkit, ToolkitSearch
 
 CLASSIC = Path(__file__).parents[1] / "real" / "data" / "classic"
@@ -401,3 +405,36 @@ def test_inspect(
     compared = command("inspect", path, other)[1]
     assert "architecture added: 61-real" in compared
     assert json.loads(command("inspect", path, other, "--json")[1])["archs"]["added"] == ["61-real"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "recorded"),
+    [
+        ({"arch": "75", "source": str(CLASSIC)}, True),
+        ({"arch": "75"}, False),  # which llamafiles lie about may change
+        ({"arch": "native", "source": str(CLASSIC)}, False),  # and so may the GPUs
+    ],
+)
+def test_an_answer_is_recorded_only_if_files_decide_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, request_: dict[str, str], recorded: bool
+) -> None:
+    bench.detection = Detection((gpu("75"),), (), (13, 0))
+    monkeypatch.setenv("LLAMABUILD_SOURCE", "")
+    monkeypatch.chdir(CLASSIC)
+    if "source" not in request_:
+        monkeypatch.setattr(source, "find_source", lambda *_a: Found(str(CLASSIC), "it lies here"))
+    job = pipeline.plan(
+        pipeline.start(resolve(request_, os.environ), os.environ, CLASSIC, lambda _event: None)
+    )
+    assert bool(pipeline.depends_on(job)) == recorded
+
+
+def test_paths_that_are_not_utf_8_are_printed(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    done = run.capture(
+        [sys.executable, "-m", "llamabuild", "cache", "path", "--cache-dir", os.fsdecode(folder)],
+        env={**os.environ, "PYTHONUTF8": "1"},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.text
+    assert done.stdout.startswith(str(tmp_path))

@@ -176,9 +176,14 @@ def plan(job: Job) -> Job:
 
 
 def depends_on(job: Job) -> tuple[Path, ...]:
-    """Every file and folder that the answer depends on; none where it depends on hardware."""
-    if job.detection is not None or job.source is None or job.toolkits is None:
+    """Every file and folder that the answer depends on.
+
+    None where it depends on more: on the GPUs, or on which llamafiles lie about.
+    """
+    if job.detection is not None or job.request.source is None:
         return ()
+    assert job.source is not None
+    assert job.toolkits is not None
     compilers = [made.host_compiler.path for made in job.plans]
     return (*job.source.watched, *job.toolkits.watched, *compilers)
 
