@@ -79,7 +79,7 @@ def packed(samples: Any, form: str) -> bytes:
 def test_mutants_of_archives(tmp_path: Path, samples: Any, form: str) -> None:
     into, path = tmp_path / "into", tmp_path / "archive"
     into.mkdir()
-    for data in mutants(packed(samples, form), 400, seed=len(form)):
+    for data in mutants(packed(samples, form), 300, seed=len(form)):
         path.write_bytes(data)
         unpack(path, into)
         assert {entry.name for entry in tmp_path.iterdir()} == {"into", "archive"}
@@ -90,7 +90,7 @@ def test_mutants_of_a_tar_inside_sound_compression(tmp_path: Path, samples: Any)
 
     into, path = tmp_path / "into", tmp_path / "archive"
     into.mkdir()
-    for data in mutants(packed(samples, "tar"), 300, seed=7):
+    for data in mutants(packed(samples, "tar"), 200, seed=7):
         path.write_bytes(gzip.compress(data, 1))
         unpack(path, into)
         assert {entry.name for entry in tmp_path.iterdir()} == {"into", "archive"}
@@ -113,7 +113,7 @@ def test_mutants_of_sources(tmp_path: Path, samples: Any, form: str) -> None:
         "tree": lambda: samples.tarred(samples.ONE_FILE, "w"),
     }[form]()
     opened = 0
-    for data in mutants(whole, 200, seed=3):
+    for data in mutants(whole, 150, seed=3):
         path.write_bytes(data)
         with suppress(SourceError):
             tree = open_source(
