@@ -1,4 +1,4 @@
-"""Inspection of what real compilers made, here and elsewhere, with other tools as second opinion."""
+"""Inspection of what real compilers made, here and elsewhere; other tools as second opinion."""
 
 from __future__ import annotations
 
@@ -63,22 +63,37 @@ def verdicts(kernels: Any) -> dict[str, str]:
     return {demangle(kernel.name): kernel.trap for kernel in kernels}
 
 
+def fat_binaries(toolkit: Toolkit, folder: Path) -> dict[str, memoryview]:
+    """Machine code for every architecture; of those with a suffix, for the newest "a" and "f"."""
+    groups = [[arch for arch in toolkit.real if arch.suffix == suffix] for suffix in ("", "a", "f")]
+    found = {}
+    for archs in (groups[0], groups[1][-1:], groups[2][-1:]):
+        if archs:  # nvcc takes no two of one number at once.
+            codes = [word for arch in archs for word in ("-gencode", arch.gencode())]
+            output = folder / "traps.fatbin"
+            nvcc(toolkit, "-fatbin", "--threads", "2", *codes, "-o", output)
+            content = output.read_bytes()
+            for payload in fatbin.containers(memoryview(content)):
+                found[payload.arch] = payload.unpack(Budget(len(content)))
+    return found
+
+
 @pytest.mark.nvcc
 def test_every_architecture_of_every_toolkit(toolkits: tuple[Toolkit, ...], tmp_path: Path) -> None:
     """The traps are found in machine code from 5.0 to the newest, and nothing else is."""
     for toolkit in toolkits:
-        codes = [word for arch in toolkit.real for word in ("-gencode", arch.gencode())]
-        output = tmp_path / f"{toolkit.version}.fatbin"
-        nvcc(toolkit, "-fatbin", "--threads", "2", *codes, "-o", output)
-        payloads = list(fatbin.containers(memoryview(output.read_bytes())))
-        assert {payload.arch for payload in payloads} == {arch.name for arch in toolkit.real}
-        for payload in payloads:
-            code = payload.unpack(Budget(output.stat().st_size))
-            kernels, cuda = cubin.kernels(code, payload.number)
+        binaries = fat_binaries(toolkit, tmp_path)
+        assert {arch.name for arch in toolkit.real if not arch.suffix} <= binaries.keys()
+        for arch, code in binaries.items():
+            number = int(arch.rstrip("af"))
+            kernels, cuda = cubin.kernels(code, number)
             assert cuda == tuple(int(part) for part in toolkit.version.split(".")[:2])
-            unknown = payload.number < 50
-            expected = dict.fromkeys(VERDICTS, "unknown") if unknown else VERDICTS
-            assert verdicts(kernels) == expected, f"{toolkit.version}, {payload.arch}"
+            expected = dict(VERDICTS)
+            if number < 50:  # only the message is known there, not the instructions
+                expected |= {name: "unknown" for name in VERDICTS if name != "gives_up_in_a_loop"}
+            if number == 87 and cuda >= (13, 0):  # begins every kernel with a branch
+                expected["gives_up_at_once"] = "suspect"
+            assert verdicts(kernels) == expected, f"{toolkit.version}, {arch}"
 
 
 @pytest.mark.nvcc
@@ -97,19 +112,16 @@ def test_modules_are_what_was_asked_for_however_they_are_packed(
     for toolkit in toolkits:
         plain = [arch for arch in toolkit.real if not arch.suffix]
         special = [arch for arch in toolkit.real if arch.suffix][:1]
-        archs = [plain[0], plain[-1], *special, CudaArch(plain[-1].number, virtual=True)]
+        archs = [plain[-1], *special, CudaArch(plain[-1].number, virtual=True)]
         packings: list[list[str]] = [[], ["-Xfatbin", "-compress-all"]]
         if toolkit.version >= "13":
-            packings += [["--compress-mode", mode] for mode in ("none", "speed", "balance", "size")]
+            packings += [["--compress-mode", "none"], ["--compress-mode", "size"]]
         for packing in packings:
             module = library(toolkit, tmp_path / "packed.so", archs, *packing)
             wanted = [str(arch) for arch in archs]
-            assert not [
-                problem
-                for problem in inspect.check(
-                    module, archs=wanted, exports=("launch_them",), allowed_needed=("*",)
-                )
-            ]
+            assert not inspect.check(
+                module, archs=wanted, exports=("launch_them",), allowed_needed=("*",)
+            )
             assert inspect.check(module, archs=wanted[1:], exports=(), allowed_needed=("*",))
             for entry in module.entries:
                 assert verdicts(entry.kernels or ()).keys() == VERDICTS.keys(), packing
@@ -133,13 +145,13 @@ def test_cuobjdump_says_the_same(toolkits: tuple[Toolkit, ...], tmp_path: Path, 
     }
     need(tools, "a toolkit with cuobjdump")
     for toolkit, tool in tools.items():
-        plain = [arch for arch in toolkit.real if not arch.suffix and arch.number >= 50]
+        plain = [arch for arch in toolkit.real if arch.number in (50, 61, 75)]
         archs = [*plain, CudaArch(plain[-1].number, virtual=True)]
         path = tmp_path / "all.so"
         module = library(toolkit, path, archs)
 
         def ask(option: str, tool: str = tool, path: Path = path) -> str:
-            done = run.capture([tool, option, path], env=ENVIRON, timeout=120)
+            done = run.capture([tool, option, path], env=ENVIRON, timeout=600)
             assert done.returncode == 0, done.text
             return done.stdout
 
@@ -152,10 +164,10 @@ def test_cuobjdump_says_the_same(toolkits: tuple[Toolkit, ...], tmp_path: Path, 
         holding: dict[tuple[str, str], bool] = {}
         arch = name = ""
         for line in ask("-sass").splitlines():
-            if found := re.search(r"code for sm_(\w+)", line):
-                arch = found[1]
-            elif found := re.search(r"Function : (\S+)", line):
-                name = found[1]
+            if match := re.search(r"code for sm_(\w+)", line):
+                arch = match[1]
+            elif match := re.search(r"Function : (\S+)", line):
+                name = match[1]
                 holding[arch, name] = False
             elif "BPT.TRAP" in line:
                 holding[arch, name] = True
@@ -194,43 +206,49 @@ def test_amd(tmp_path: Path, need: Any) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs shared objects of Linux")
 def test_pyelftools_says_the_same_of_the_systems_own_libraries() -> None:
-    from elftools.elf.elffile import ELFFile
-
     paths = [Path(line.split()[-1]) for line in Path("/proc/self/maps").read_text().splitlines()]
     libraries = sorted({path for path in paths if ".so" in path.name and path.is_file()})
     assert len(libraries) > 3
     for path in libraries:
         module = inspect.read_module(path)
-        with path.open("rb") as file:
-            elf = ELFFile(file)
-            symbols = list(elf.get_section_by_name(".dynsym").iter_symbols())
-            tags = list(elf.get_section_by_name(".dynamic").iter_tags())
-            versions = elf.get_section_by_name(".gnu.version_r")
-            asked = [
-                auxiliary.name
-                for _, auxiliaries in (versions.iter_versions() if versions else ())
-                for auxiliary in auxiliaries
-            ]
-            own = [symbol for symbol in symbols if symbol["st_info"]["bind"] != "STB_LOCAL"]
-            assert set(module.exported) == {
-                symbol.name for symbol in own if symbol["st_shndx"] != "SHN_UNDEF"
-            } - {""}
-            assert set(module.undefined) == {
-                symbol.name
-                for symbol in own
-                if symbol["st_shndx"] == "SHN_UNDEF" and symbol["st_info"]["bind"] == "STB_GLOBAL"
-            } - {""}
-            assert list(module.needed) == [t.needed for t in tags if t["d_tag"] == "DT_NEEDED"]
-            assert [module.soname or None] == [
-                tag.soname for tag in tags if tag["d_tag"] == "DT_SONAME"
-            ] or not module.soname
-            numbers = [
-                tuple(int(part) for part in name.removeprefix("GLIBC_").split("."))
-                for name in asked
-                if re.fullmatch(r"GLIBC_[\d.]+", name)
-            ]
-            expected = ".".join(map(str, max(numbers))) if numbers else ""
-            assert module.glibc == expected
+        other = second_opinion(path)
+        assert set(module.exported) == other["exported"]
+        assert set(module.undefined) == other["undefined"]
+        assert list(module.needed) == other["needed"]
+        assert module.soname == "".join(other["soname"])
+        assert module.glibc == ".".join(map(str, max(other["glibc"], default=())))
+
+
+def second_opinion(path: Path) -> dict[str, Any]:
+    from elftools.elf.elffile import ELFFile
+
+    with path.open("rb") as file:
+        elf: Any = ELFFile(file)
+        symbols = list(elf.get_section_by_name(".dynsym").iter_symbols())
+        tags = list(elf.get_section_by_name(".dynamic").iter_tags())
+        versions = elf.get_section_by_name(".gnu.version_r")
+        libraries = versions.iter_versions() if versions else ()
+        asked = [version.name for _, of_one in libraries for version in of_one]
+    named = [symbol for symbol in symbols if symbol.name]
+    return {
+        "exported": {
+            symbol.name
+            for symbol in named
+            if symbol["st_shndx"] != "SHN_UNDEF" and symbol["st_info"]["bind"] != "STB_LOCAL"
+        },
+        "undefined": {
+            symbol.name
+            for symbol in named
+            if symbol["st_shndx"] == "SHN_UNDEF" and symbol["st_info"]["bind"] == "STB_GLOBAL"
+        },
+        "needed": [tag.needed for tag in tags if tag["d_tag"] == "DT_NEEDED"],
+        "soname": [tag.soname for tag in tags if tag["d_tag"] == "DT_SONAME"],
+        "glibc": [
+            tuple(int(part) for part in name.removeprefix("GLIBC_").split("."))
+            for name in asked
+            if re.fullmatch(r"GLIBC_[\d.]+", name)
+        ],
+    }
 
 
 @pytest.fixture(scope="session")
@@ -303,7 +321,7 @@ def test_modules_of_several_rocms(wheels: Path) -> None:
 @pytest.mark.nvcc
 @pytest.mark.network
 def test_the_failure_is_seen_before_it_happens(toolkits: tuple[Toolkit, ...], need: Any) -> None:
-    """Code of 6.0 gives up on a card of 6.1, whose host code counts on DP4A; code of 6.1 does not."""
+    """Code of 6.0 gives up on a card of 6.1, whose host counts on DP4A; code of 6.1 does not."""
     able = [toolkit for toolkit in toolkits if CudaArch(60) in toolkit.real and toolkit.cublas]
     need(able, "a CUDA toolkit that compiles 6.0, with cuBLAS")
     found = {}

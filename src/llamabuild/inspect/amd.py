@@ -39,6 +39,7 @@ _ID = re.compile(r"[^-]*-(?:amdgcn|amdgpu)-.*?-(gfx[0-9a-z-]*(?::[a-z]+[+-])*)-?
 
 #: Entries in one bundle; there are some 40 targets in the world.
 MOST_ENTRIES = 1 << 12
+LONGEST_ID = 1 << 10
 
 #: ``s_trap 2`` and ``s_endpgm``, 32 bits each, by the first number of the target (gfx9.., gfx11..).
 _OLD_TRAP, _OLD_END = 0xBF920002, 0xBF810000
@@ -88,7 +89,9 @@ def _entries(image: Image, number: int) -> tuple[list[CodeObject], int]:
     objects, end, claimed = [], at, 0
     for _ in range(count):
         offset, size, length = image.unpack(_ENTRY, at)
-        name = bytes(image.cut(at + _ENTRY.size, min(length, 1 << 10))).decode("ascii", "replace")
+        if length > LONGEST_ID:
+            raise Damaged(f"an entry's name of {length} bytes")
+        name = bytes(image.cut(at + _ENTRY.size, length)).decode("ascii", "replace")
         at += _ENTRY.size + length
         end = max(end, at, offset + size)
         claimed += size
@@ -187,5 +190,6 @@ def _verdict(code: memoryview, address: int, target: str, messages: frozenset[in
         return "trapped"
     # Instructions vary in length, so a literal may look like a trap; and a kernel may be empty on
     # purpose or because nothing was compiled for this target.
-    holds_trap = any(word == trap for (word,) in _WORD.iter_unpack(whole))
+    traps_found = re.compile(re.escape(_WORD.pack(trap)), re.DOTALL).finditer(whole)
+    holds_trap = any(match.start() % _WORD.size == 0 for match in traps_found)
     return "suspect" if holds_trap or first == end else "none"

@@ -32,10 +32,10 @@ _SUFFIX = {"j": "u", "l": "l", "m": "ul", "x": "ll", "y": "ull"}
 #: Nesting beyond which a name is left as it is; real ones stay far below.
 _DEEPEST = 60
 _LONGEST = 1 << 14
-#: Characters that stand for others in all; a short name could double its length at every step.
-_MOST_REPEATED = 1 << 18
+#: Characters remembered and repeated in all; a short name could double its length at every step.
+_MOST_SPENT = 1 << 22
 #: The namespace by which nvcc keeps a file's own functions apart, with numbers of the build.
-_OF_ONE_FILE = re.compile(r"\b_INTERNAL_[0-9a-f]+_\d+_\w+?::")
+_OF_ONE_FILE = re.compile(r"\b_INTERNAL_[0-9a-f]{1,16}_\d{1,9}_\w{1,400}?::")
 
 
 class _Unknown(Exception):
@@ -56,8 +56,10 @@ def demangle(name: str) -> str:
 def family(name: str) -> str:
     """The name of a kernel without namespaces and template arguments: ``mul_mat_vec_q``."""
     plain = demangle(name)
-    while (shorter := re.sub(r"<[^<>]*>", "", plain)) != plain:
-        plain = shorter
+    for _ in range(_DEEPEST):
+        plain, count = re.subn(r"<[^<>]*>", "", plain)
+        if not count:
+            break
     return plain.partition("<")[0].rpartition("::")[2]
 
 
@@ -66,7 +68,7 @@ class _Reader:
         self.text = text
         self.at = 0
         self.depth = 0
-        self.repeated = 0
+        self.spent = 0
         self.seen: list[str] = []  # what S_, S0_, … stand for
         self.arguments: list[str] = []  # what T_, T0_, … stand for
 
@@ -98,8 +100,14 @@ class _Reader:
         self.need("_")
         return int(digits, 36) + 1 if digits else 0
 
+    def spend(self, text: str) -> str:
+        self.spent += len(text)
+        if self.spent > _MOST_SPENT:
+            raise _Unknown
+        return text
+
     def remember(self, text: str) -> str:
-        self.seen.append(text)
+        self.seen.append(self.spend(text))
         return text
 
     # --- names -----------------------------------------------------------------------------------
@@ -178,18 +186,12 @@ class _Reader:
         if letter in _STANDARD:
             self.at += 1
             return f"std::{_STANDARD[letter]}"
-        return self.repeat(self.seen, self.index())
+        return self.spend(self.seen[self.index()])
 
     def parameter(self) -> str:
         self.need("T")
         index = self.index()
-        return self.repeat(self.arguments, index) if index < len(self.arguments) else f"T{index}"
-
-    def repeat(self, texts: list[str], index: int) -> str:
-        self.repeated += len(texts[index])
-        if self.repeated > _MOST_REPEATED:
-            raise _Unknown
-        return texts[index]
+        return self.spend(self.arguments[index]) if index < len(self.arguments) else f"T{index}"
 
     def template(self) -> str:
         self.need("I")

@@ -1,4 +1,8 @@
-"""Kernels inside PTX: text that the driver compiles, so its own words say which kernels give up."""
+"""Kernels inside PTX: text that the driver compiles, so its own words say which kernels give up.
+
+Every step goes on where the last one ended, so the time is bounded by the length of the text,
+whatever it holds.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +18,26 @@ __all__ = ["kernels"]
 
 _TOKEN = re.compile(
     rb"""
-    //[^\n]* | /\*.*?\*/ | "[^"\n]*"                              # comments and texts: passed over
-  | \.b8 \s+ (?P<table>[\w$%]+) \s* \[\d+\] \s* = \s* \{ (?P<bytes>[^}]*) \}
-  | \.(?P<kind>entry|func)\b (?P<head>[^{};]*) (?P<end>[{;])
-  | (?P<brace>[{}])
-  | (?P<guard>@!?[\w$%]+\s+)? \b(?P<word>trap|brkpt|exit|ret|bra|brx|call)\b (?P<rest>[^;]*) ;
-  | mov\.[bu]64 \s+ [\w$%]+ \s* , \s* (?P<address>[A-Za-z_$][\w$]*)
+    (?P<skip> // | /\* | ")
+  | (?P<brace> [{}])
+  | (?P<table> \.b8\b)
+  | (?P<head> \.(?:entry|func)\b)
+  | (?P<guard> @!?[\w$%]{1,60}[ \t]{1,8})?
+    \b(?P<word> trap|brkpt|exit|ret|bra|brx|call|mov\.[bu]64)\b
     """,
-    re.VERBOSE | re.DOTALL,
+    re.VERBOSE,
 )
+_CLOSES = {b"//": b"\n", b"/*": b"*/", b'"': b'"'}
+_END_OF_HEAD = re.compile(rb"[{;]")
+#: ``(.param .b32 r) name (`` or ``name(``.
 _NAME = re.compile(rb"\s*(?:\([^)]*\)\s*)?([\w$%]+)")
-_CALLEE = re.compile(rb"(?:\([^)]*\)\s*,\s*)?([A-Za-z_$][\w$]*)")
+_CALLEE = re.compile(rb"(?:\.uni)?\s*(?:\([^)]*\)\s*,\s*)?([A-Za-z_$][\w$]*)")
+_ADDRESS = re.compile(rb"\s*[\w$%]+\s*,\s*([A-Za-z_$][\w$]*)")
+_TABLE = re.compile(rb"\s*([\w$%]+)\s*\[\d+\]\s*=\s*\{([^}]*)\}")
+#: Bytes of the statement that holds a message as numbers, at most ", 255" for each.
+_LONGEST_TABLE = 8 * traps.LONGEST_MESSAGE
+#: Bytes of an instruction's operands that are looked at.
+_LONGEST_REST = 1 << 12
 #: Bytes within which the first directive stands, behind the compiler's comments.
 _PREAMBLE = 1 << 14
 _BRANCHES = (b"exit", b"ret", b"bra", b"brx")
@@ -38,6 +51,21 @@ class _Function:
     straight: bool = True
     calls: set[bytes] = field(default_factory=set)
 
+    def step(self, word: bytes, rest: bytes, messages: set[bytes], *, guarded: bool) -> None:
+        """Take one instruction into account; ``rest`` is what follows its first word."""
+        if word.startswith(b"mov"):
+            address = _ADDRESS.match(rest)
+            if address is not None and address[1] in messages:
+                self.trap = "trapped"
+        elif word == b"call":
+            callee = _CALLEE.match(rest)
+            if callee is not None:
+                self.calls.add(callee[1])
+        elif word in _BRANCHES:
+            self.straight = False
+        elif self.trap != "trapped":
+            self.trap = "trapped" if self.straight and not guarded else "suspect"
+
 
 def kernels(text: memoryview) -> tuple[Kernel, ...]:
     """The kernels that PTX defines, in the order of the text.
@@ -46,15 +74,8 @@ def kernels(text: memoryview) -> tuple[Kernel, ...]:
     """
     if b".version" not in bytes(text[:_PREAMBLE]):
         raise Damaged("it does not begin as PTX does")
-    functions = {function.name: function for function in _functions(text)}
-    # What a function that was not inlined does, its callers do.
-    giving_up = {name for name, function in functions.items() if function.trap == "trapped"}
-    while callers := {
-        name
-        for name, function in functions.items()
-        if name not in giving_up and function.calls & giving_up
-    }:
-        giving_up |= callers
+    functions = {function.name: function for function in _functions(bytes(text))}
+    giving_up = _with_callers(functions)
     return tuple(
         Kernel(
             function.name.decode("ascii", "replace"),
@@ -65,17 +86,41 @@ def kernels(text: memoryview) -> tuple[Kernel, ...]:
     )
 
 
-def _functions(text: memoryview) -> Iterator[_Function]:
+def _with_callers(functions: dict[bytes, _Function]) -> set[bytes]:
+    """Functions that give up, or call one that was not inlined and does."""
+    callers: dict[bytes, list[bytes]] = {}
+    for name, function in functions.items():
+        for callee in function.calls:
+            callers.setdefault(callee, []).append(name)
+    found: set[bytes] = set()
+    left = [name for name, function in functions.items() if function.trap == "trapped"]
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += callers.get(name, ())
+    return found
+
+
+def _functions(text: bytes) -> Iterator[_Function]:
     messages: set[bytes] = set()
     function: _Function | None = None
-    depth = 0
-    for token in _TOKEN.finditer(text):
-        if token["table"] and _gives_up(token["bytes"]):
-            messages.add(token["table"])
-        elif token["kind"] and token["end"] == b"{" and function is None:
-            name = _NAME.match(token["head"])
-            if name is not None:
-                function, depth = _Function(name[1], token["kind"] == b"entry"), 1
+    depth = at = 0
+    while token := _TOKEN.search(text, at):
+        at = token.end()
+        if token["skip"]:
+            at = _behind(text, _CLOSES[token["skip"]], at)
+        elif token["table"]:
+            at = _behind(text, b";", at)
+            messages |= _message(text[token.end() : at])
+        elif token["head"]:
+            head = _END_OF_HEAD.search(text, at)
+            if head is None:
+                return
+            at = head.end()
+            name = _NAME.match(text[token.end() : at])
+            if head[0] == b"{" and function is None and name is not None:
+                function, depth = _Function(name[1], token["head"] == b".entry"), 1
         elif function is None:
             continue
         elif token["brace"]:
@@ -83,20 +128,21 @@ def _functions(text: memoryview) -> Iterator[_Function]:
             if depth == 0:
                 yield function
                 function = None
-        elif token["address"] in messages:
-            function.trap = "trapped"
-        elif token["word"]:
-            _step(function, token["word"], token["rest"], guarded=bool(token["guard"]))
+        else:
+            at = _behind(text, b";", at)
+            rest = text[token.end() : at][:_LONGEST_REST]
+            function.step(token["word"], rest, messages, guarded=bool(token["guard"]))
 
 
-def _step(function: _Function, word: bytes, rest: bytes, *, guarded: bool) -> None:
-    if word == b"call":
-        if callee := _CALLEE.search(rest.removeprefix(b".uni")):
-            function.calls.add(callee[1])
-    elif word in _BRANCHES:
-        function.straight = False
-    elif function.trap != "trapped":
-        function.trap = "trapped" if function.straight and not guarded else "suspect"
+def _message(statement: bytes) -> set[bytes]:
+    """The name of a table of bytes with which a source gives up, if it is one."""
+    table = _TABLE.match(statement) if len(statement) < _LONGEST_TABLE else None
+    return {table[1]} if table is not None and _gives_up(table[2]) else set()
+
+
+def _behind(text: bytes, what: bytes, at: int) -> int:
+    found = text.find(what, at)
+    return len(text) if found < 0 else found + len(what)
 
 
 def _gives_up(numbers: bytes) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -101,7 +102,7 @@ def test_ggml_functions_that_nobody_lends(problems, module):
 def test_it_must_not_look_for_libraries_where_it_was_built(forge, module):
     read = forge.read(module("61-real"))
 
-    def found(*folders):
+    def found(*folders: str) -> Any:
         moved = replace(read, runpath=folders)
         return check(moved, archs=("61-real",), exports=(), allowed_needed=ALLOWED)
 
