@@ -11,7 +11,8 @@ What the compilers emit, read from nvcc 11.8 and 13.0 for every architecture fro
 
 So a kernel is ``trapped`` if it refers to a message of :data:`MESSAGES` (``messages.toml``) or if
 nothing can branch away between its first instruction and a trap; it is ``suspect`` if it holds a
-trap otherwise, for that may be a check of its arguments; else ``none``.
+trap otherwise, for that may be a check of its arguments; else ``none``. (On 8.7 the compilers begin
+every kernel with a branch, so there only a message makes it ``trapped``.)
 """
 
 from __future__ import annotations
