@@ -56,16 +56,20 @@ def flag_effects(tree: SourceTree, flavor: str) -> Mapping[str, Effect]:
     }
 
 
-def always(kind: str, markers: Iterable[str]) -> Effect:
+def always(kind: str, markers: Iterable[str], ggml_version: str | None) -> Effect:
     """Return what a self-contained module is compiled with, whatever the flags."""
     found = frozenset(markers)
     entries = [
         entry
         for entry in scan.tables()["always"]
-        if entry.get("kind", kind) == kind and found.issuperset(entry.get("needs", ()))
+        if entry.get("kind", kind) == kind and _found(entry, found)
     ]
     return Effect(
-        defines=tuple(name for entry in entries for name in entry.get("defines", ())),
+        defines=tuple(
+            define.format(version=ggml_version or "unknown")
+            for entry in entries
+            for define in entry.get("defines", ())
+        ),
         nvcc=tuple(flag for entry in entries for flag in entry.get("nvcc", ())),
     )
 
@@ -80,11 +84,12 @@ def required_symbols(tree: SourceTree, flavor: str) -> tuple[str, ...]:
 
 
 def _applies(entry: Mapping[str, Any], flavor: str, markers: frozenset[str]) -> bool:
-    return (
-        flavor in entry.get("flavors", (flavor,))
-        and markers.issuperset(entry.get("needs", ()))
-        and markers.isdisjoint(entry.get("lacks", ()))
-    )
+    return flavor in entry.get("flavors", (flavor,)) and _found(entry, markers)
+
+
+def _found(entry: Mapping[str, Any], markers: frozenset[str]) -> bool:
+    needs, lacks = entry.get("needs", ()), entry.get("lacks", ())
+    return markers.issuperset(needs) and markers.isdisjoint(lacks)
 
 
 def _effect(entry: Mapping[str, Any], tree: SourceTree) -> Effect:

@@ -67,7 +67,8 @@ class SourceTree:
     :param markers: what :mod:`llamabuild.source.flags` recognised in the texts.
     :param ggml_cmake: the folder whose CMake builds ``backend-dl``, where there is one.
     :param ggml_version: ggml's own version, where it states one.
-    :param version_header: template of a header that the core needs (CMake's ``@NAME@`` style).
+    :param generated: names and texts of files that a ``self-contained`` build needs beside
+        ``files``: ggml's own CMake makes them while it configures.
     :param recipe: for ``classic`` only.
     """
 
@@ -92,7 +93,7 @@ class SourceTree:
     markers: tuple[str, ...] = ()
     ggml_cmake: str | None = None
     ggml_version: str | None = None
-    version_header: str | None = None
+    generated: tuple[tuple[str, str], ...] = ()
     recipe: ClassicRecipe | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -114,5 +115,8 @@ class SourceTree:
 
 def _frozen(values: dict[str, Any]) -> dict[str, Any]:
     return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        name: tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        if isinstance(value, list)
+        else value
+        for name, value in values.items()
     }

@@ -92,9 +92,8 @@ def describe(layout: Layout, contents: dict[str, bytes], origin: str) -> dict[st
         *scan.markers("core", core),
         *scan.markers("cmake", cmake),
     )
-    base = flags.always(layout.kind, markers)
     ggml_version = versions.of_ggml(_cmake_text(layout.root / layout.base))
-    template = next((name for name in layout.files if name.endswith("ggml-version.h.in")), None)
+    base = flags.always(layout.kind, markers, ggml_version)
     return {
         "kind": layout.kind,
         "version": versions.of_tree(layout.root, layout.kind, ggml_version),
@@ -110,8 +109,16 @@ def describe(layout: Layout, contents: dict[str, bytes], origin: str) -> dict[st
         "markers": markers,
         "ggml_cmake": layout.base if layout.backend_dl else None,
         "ggml_version": ggml_version,
-        "version_header": template,
+        "generated": tuple(_generated(contents, ggml_version)),
     }
+
+
+def _generated(contents: dict[str, bytes], version: str | None) -> Iterator[tuple[str, str]]:
+    """The header that ggml's CMake makes of a template since 0.25."""
+    for name, data in contents.items():
+        if name.endswith("/ggml-version.h.in"):
+            text = data.decode("utf-8", "replace").replace("@GGML_VERSION@", version or "unknown")
+            yield name.removesuffix(".in"), text.replace("@GGML_BUILD_COMMIT@", "unknown")
 
 
 def _cuda_folders(sources: Path) -> list[Path]:

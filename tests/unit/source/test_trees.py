@@ -80,7 +80,7 @@ def test_the_modern_era(bench: Any, samples: Any) -> None:
     assert (tree.kind, tree.layout) == ("llama.cpp", "split")
     assert tree.flavors == ("backend-dl", "self-contained")
     assert (tree.ggml_cmake, tree.ggml_version) == ("ggml", "0.25.3")
-    assert tree.version_header == "ggml/src/ggml-version.h.in"
+    assert tree.generated == (("ggml/src/ggml-version.h", '#define GGML_VERSION "0.25.3"\n'),)
     assert tree.includes == ("ggml/src", "ggml/include")
     assert tree.core == tuple(
         f"ggml/src/{name}"
@@ -101,6 +101,15 @@ def test_the_modern_era(bench: Any, samples: Any) -> None:
         "ggml_backend_cuda_init",
         "ggml_backend_cuda_reg",
     )
+
+
+def test_versions_that_the_core_wants_to_be_told(bench: Any, samples: Any) -> None:
+    contents = {**samples.MODERN, "ggml/src/ggml.c": b"return GGML_VERSION; return GGML_COMMIT;\n"}
+    tree = bench.open(samples.write(bench.cwd / "t", contents))
+    assert set(tree.defines) == {"NDEBUG", 'GGML_VERSION="0.25.3"', 'GGML_COMMIT="unknown"'}
+    contents["ggml/src/ggml.c"] += b'#include "ggml-version.h"\n'
+    tree = bench.open(samples.write(bench.cwd / "t", contents))
+    assert tree.defines == ("NDEBUG",)
 
 
 def test_what_its_own_cmake_reads_is_among_the_files(bench: Any, samples: Any) -> None:
