@@ -22,7 +22,7 @@ def compile_all(command: list[str], folder: Path, env: dict[str, str]) -> str:
     """What the compiler says while compiling every source; stops at the first failure."""
 
     def one(source: Path) -> str:
-        files = ["-c", str(source), "-o", str(folder / source.stem)]
+        files = ["-c", str(source), "-o", str(folder / f"{source.stem}.o")]
         argv = [*command, f"-I{KERNELS / 'include'}", *files]
         done = subprocess.run(argv, check=False, capture_output=True, text=True, env=env)
         assert done.returncode == 0, f"{source.name}: {done.stderr}"
@@ -55,7 +55,7 @@ def test_cuda(
     assert "warning" not in compile_all(command, tmp_path, env)
 
     module = tmp_path / "ggml-cuda.so"
-    objects = [str(tmp_path / source.stem) for source in SOURCES]
+    objects = [str(tmp_path / f"{source.stem}.o") for source in SOURCES]
     subprocess.run([nvcc, "-shared", *objects, "-o", str(module)], check=True, env=env)
     kernels = ctypes.CDLL(str(module))
     kernels.llamabuild_architectures.restype = ctypes.c_char_p
