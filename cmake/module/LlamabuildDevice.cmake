@@ -1,5 +1,5 @@
-# An object from a CUDA source, compiled by nvcc as a whole and appended to the list `objects`.
-function(llamabuild_device_object objects source)
+# An object from a CUDA source, compiled by nvcc as a whole and appended to the list that `result` names.
+function(llamabuild_device_object result source)
   string(MAKE_C_IDENTIFIER "${source}" name)
   set(object "${CMAKE_CURRENT_BINARY_DIR}/device/${name}${CMAKE_CXX_OUTPUT_EXTENSION}")
   file(MAKE_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/device")
@@ -10,5 +10,5 @@ function(llamabuild_device_object objects source)
     DEPENDS "${LLAMABUILD_ROOT}/${source}"
     COMMENT "nvcc ${source}"
     VERBATIM)
-  set(${objects} ${${objects}} "${object}" PARENT_SCOPE)
+  set(${result} ${${result}} "${object}" PARENT_SCOPE)
 endfunction()

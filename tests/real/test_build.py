@@ -30,6 +30,7 @@ from llamabuild.toolchain import (
 pytestmark = pytest.mark.nvcc
 
 CLASSIC = Path(__file__).parent / "data" / "classic"
+TREE = Path(__file__).parent / "data" / "tree"
 ENVIRON = dict(os.environ)
 
 
@@ -169,6 +170,43 @@ def kernels(path: Path) -> dict[str, list[str]]:
         names = [local.sub("LOCAL", kernel.name) for kernel in entry.kernels or ()]
         found.setdefault(entry.label, []).extend(sorted(names))
     return found
+
+
+@pytest.mark.parametrize(
+    ("flavor", "name", "export"),
+    [
+        ("self-contained", "ggml-cuda.so", "ggml_backend_cuda_init"),
+        ("backend-dl", "libggml-cuda.so", "ggml_backend_init"),
+    ],
+)
+def test_a_tree_of_many_files(
+    toolkits: tuple[Toolkit, ...], need: Any, tmp_path: Path, flavor: str, name: str, export: str
+) -> None:
+    """By our own project and by the tree's, from and in folders with odd names too."""
+    need(any(found.cublas for found in toolkits), "a CUDA toolkit with cuBLAS")
+    found = next(found for found in toolkits if found.cublas)
+    keys = set()
+    for folder in ("one", "another one's"):
+        tree = tmp_path / folder / "ggml"
+        shutil.copytree(TREE, tree)
+        (built,) = llamabuild.build(
+            f"{found.real[0]},{found.virtual[-1]}",
+            str(tree),
+            flavor=flavor,
+            force_mmq=True,
+            toolkit=str(found.root),
+            cache_dir=str(tmp_path / folder / "cache"),
+        )
+        module = inspect.read_module(built.path)
+        assert built.path.name == name
+        assert module.labels == (str(found.real[0]), str(found.virtual[-1]))
+        assert {export, "llamabuild_test_forced_mmq"} <= set(module.exported)
+        assert any(library.startswith("libcublas.so") for library in module.needed)
+        assert not any(library.startswith(("libcudart", "libstdc++")) for library in module.needed)
+        assert ("ggml_nelements" in module.exported) == (flavor == "self-contained")
+        assert str(tmp_path).encode() not in built.path.read_bytes()
+        keys.add(built.artifact.key)
+    assert len(keys) == 1
 
 
 def test_force_mmq_reaches_the_compiler_and_the_key(

@@ -7,7 +7,9 @@ into the module.
 
 from __future__ import annotations
 
+import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TextIO
 
@@ -18,6 +20,8 @@ from llamabuild.planning import Plan
 from llamabuild.toolchain import compiler_environment
 
 __all__ = ["compile_plan"]
+
+_PLAIN = re.compile(r"[\w/.+:\\-]+", re.ASCII)
 
 
 def compile_plan(plan: Plan, folder: Path, tools: Tools, log: TextIO, notify: Listener) -> Path:
@@ -30,6 +34,15 @@ def compile_plan(plan: Plan, folder: Path, tools: Tools, log: TextIO, notify: Li
     :raises StoreError: a compiler found the disk full.
     :raises OSError: the folder cannot be written, or the source is gone.
     """
+    if plan.flavor == "backend-dl" and not _PLAIN.fullmatch(str(folder)):
+        # nvcc hands some of a foreign project's arguments to a shell, unquoted.
+        with tempfile.TemporaryDirectory(prefix="llamabuild-") as elsewhere:
+            module = _compile_in(Path(elsewhere), plan, tools, log, notify)
+            return Path(shutil.move(module, folder / plan.module))
+    return _compile_in(folder, plan, tools, log, notify)
+
+
+def _compile_in(folder: Path, plan: Plan, tools: Tools, log: TextIO, notify: Listener) -> Path:
     environment = compiler_environment(plan.toolkit, plan.host_compiler, tools.environ)
     site = Site(plan, folder, tools, environment, log, notify)
     for name in plan.source.files:

@@ -24,6 +24,8 @@ _WEIGHTS = {"cicc": 70.0, "ptxas": 25.0, "compiler": 4.0}
 def build(site: Site) -> Path:
     """Compile and link a module; errors as in :func:`~llamabuild.engine.build.compile_plan`."""
     plan, tree = site.plan, site.tree
+    for name, text in plan.source.generated:
+        (tree / name).write_text(text, encoding="utf-8")
     share = site.share()
     site.notify(Note("detail", f"{share.jobs} jobs, each divided {share.split} ways"))
     flags = _nvcc_flags(site, share.split)
