@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 from tests.real.kernels.blocks import FLOATS, QUANTIZED
 
+from llamabuild.arch import CudaArch
+from llamabuild.memo import Memo
+from llamabuild.toolchain import compiler_environment, find_cuda, find_host_compiler
+
 KERNELS = Path(__file__).parents[3] / "kernels"
 SOURCES = sorted((KERNELS / "src").glob("*.cu"))
 WARNINGS = ["-Wall", "-Wextra"]
@@ -34,29 +38,24 @@ def compile_all(command: list[str], folder: Path, env: dict[str, str]) -> str:
 
 @pytest.mark.nvcc
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("nvcc", "archs"),
-    [
-        ("/usr/local/cuda/bin/nvcc", (75, 89, 120)),
-        ("/usr/lib/nvidia-cuda-toolkit/bin/nvcc", (50, 61, 86)),
-    ],
-    ids=["CUDA 13", "CUDA 11.8"],
-)
-def test_cuda(
-    nvcc: str, archs: tuple[int, ...], tmp_path: Path, need: Callable[[object, str], None]
-) -> None:
-    need(Path(nvcc).exists(), nvcc)
-    env = {**os.environ, "PATH": f"{Path(nvcc).parent}:/usr/bin:/bin"}
-    command = [nvcc, "-std=c++17", "-O3", "-Werror", "all-warnings"]
-    command += ["-Wno-deprecated-gpu-targets", "-Xcompiler", ",".join(WARNINGS)]
-    for arch in archs:
-        command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
-    command += ["-Xcompiler", "-fPIC"]
+@pytest.mark.parametrize("archs", [(75, 89, 120), (50, 61, 86)], ids=["CUDA 13", "CUDA 11.8"])
+def test_cuda(archs: tuple[int, ...], tmp_path: Path, need: Callable[[object, str], None]) -> None:
+    environ, memo = dict(os.environ), Memo(None)
+    wanted = [CudaArch(arch) for arch in archs]
+    toolkits = find_cuda(environ, memo=memo).toolkits
+    fitting = [toolkit for toolkit in toolkits if all(map(toolkit.compiles, wanted))]
+    need(fitting, f"a CUDA toolkit that compiles {archs}")
+    compiler = find_host_compiler(fitting[0], environ, memo=memo)
+    env = compiler_environment(fitting[0], compiler, environ)
+    nvcc = [str(fitting[0].nvcc), "-ccbin", str(compiler.path)]
+    command = [*nvcc, "-std=c++17", "-O3", "-Werror", "all-warnings"]
+    command += ["-Wno-deprecated-gpu-targets", "-Xcompiler", ",".join(["-fPIC", *WARNINGS])]
+    command += [f"-gencode={arch.gencode()}" for arch in wanted]
     assert "warning" not in compile_all(command, tmp_path, env)
 
     module = tmp_path / "ggml-cuda.so"
     objects = [str(tmp_path / f"{source.stem}.o") for source in SOURCES]
-    subprocess.run([nvcc, "-shared", *objects, "-o", str(module)], check=True, env=env)
+    subprocess.run([*nvcc, "-shared", *objects, "-o", str(module)], check=True, env=env)
     kernels = ctypes.CDLL(str(module))
     kernels.llamabuild_architectures.restype = ctypes.c_char_p
     kernels.llamabuild_last_error.restype = ctypes.c_char_p
