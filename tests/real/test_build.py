@@ -266,7 +266,7 @@ def test_a_full_disk_is_named_and_nothing_is_left_on_it(
 ) -> None:
     """Three megabytes hold the source and the probes, but not what the preprocessor writes."""
     need(os.geteuid() == 0, "root, to mount a small disk")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", tmp_path]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path)]
     need(run.capture(mount, env=ENVIRON, timeout=60).returncode == 0, "a small disk")
     try:
         done = command("--source", CLASSIC, "--arch", str(toolkit.real[0]), cache=tmp_path / "c")
