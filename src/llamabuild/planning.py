@@ -54,6 +54,7 @@ class Plan:
     exports: tuple[str, ...]
     may_need: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     backend: str = "cuda"
 
     @property
@@ -107,7 +108,7 @@ class Plan:
             "flags": [*self.nvcc_flags, *self.link_flags],
             "cmake_options": list(self.cmake_options),
             "exports": list(self.exports),
-            "notes": list(self.notes),
+            "notes": [*self.warnings, *self.notes],
         }
 
 
@@ -181,7 +182,31 @@ def make_plan(
         may_need=tuple(may_need),
         notes=tuple(effect.note for effect in effects if effect.note)
         + (_cublas_note(toolkit) if cublas else ()),
+        warnings=_passed_levels(archs, source.levels),
     )
+
+
+def _passed_levels(archs: tuple[CudaArch, ...], levels: tuple[int, ...]) -> tuple[str, ...]:
+    """Say which GPUs would run code made for an older one where the source has other code for them.
+
+    A GPU runs the machine code of its major version that is nearest below it: this is how a 6.1
+    card came to run 6.0 code, in which every kernel that needs DP4A gives up.
+    """
+    warnings = []
+    for level in levels:
+        below = [
+            arch.number
+            for arch in archs
+            if not (arch.virtual or arch.suffix) and arch.major == level // 10
+        ]
+        nearest = max((number for number in below if number <= level), default=level)
+        if nearest < level:
+            card, code = CudaArch(level).capability, CudaArch(nearest).capability
+            warnings.append(
+                f"GPUs of {card} would run the code for {code}, and the source changes its code "
+                f"at {card}: add {level} to --arch"
+            )
+    return tuple(warnings)
 
 
 def _flavor(request: Request, source: SourceTree) -> str:

@@ -229,3 +229,29 @@ def test_a_shared_runtime_may_be_needed() -> None:
     plan = planned(cxx_runtime="shared")
     assert "-static-libstdc++" not in plan.link_flags
     assert "libstdc++.so.6" in plan.may_need
+
+
+@pytest.mark.parametrize(
+    ("archs", "passed"),
+    [
+        ((50, 60, 70, 75, 80, 90), ["6.1"]),  # what llamafile 0.8.1 was shipped with
+        ((50, 60, 61, 70, 75, 80, 90), []),
+        ((60,), ["6.1"]),
+        ((61,), []),  # a 6.0 card runs nothing of it: that is another matter
+        ((70,), ["7.5"]),
+        ((90,), []),
+    ],
+)
+def test_gpus_that_would_land_on_older_code_are_named(
+    archs: tuple[int, ...], passed: list[str]
+) -> None:
+    plan = make_plan(
+        resolve({}, {}),
+        archs=tuple(CudaArch(number) for number in archs),
+        toolkit=TOOLKIT,
+        host_compiler=GCC,
+        source=replace(CLASSIC, levels=(60, 61, 70, 75, 80)),
+        machine=LINUX,
+    )
+    assert [text.split()[2] for text in plan.warnings] == passed
+    assert plan.key == replace(plan, warnings=()).key

@@ -162,6 +162,10 @@ def make_plans(job: Job) -> Job:
         )
     for text in dict.fromkeys(text for made in plans for text in made.notes):
         job.notify(Note("info", text))
+    if not job.request.per_arch:  # else the next module of the same request may have it
+        for made in plans:
+            for text in made.warnings:
+                job.notify(Note("warning", text))
     return replace(job, plans=tuple(plans))
 
 
