@@ -29,7 +29,7 @@ _SIMPLE |= {"Du": "char8_t", "Da": "auto", "DF16_": "_Float16", "DF16b": "__bf16
 _STANDARD = {"a": "allocator", "b": "basic_string", "s": "string", "i": "istream", "o": "ostream"}
 _POSTFIX = {"P": "*", "R": "&", "O": "&&", "K": " const", "V": " volatile"}
 _SUFFIX = {"j": "u", "l": "l", "m": "ul", "x": "ll", "y": "ull"}
-#: Nesting beyond which a name is left as it is; real ones stay far below.
+#: Template arguments within each other, beyond which nobody looks for the family.
 _DEEPEST = 60
 _LONGEST = 1 << 14
 #: Characters remembered and repeated in all; a short name could double its length at every step.
@@ -49,7 +49,7 @@ def demangle(name: str) -> str:
         return name
     try:
         return _OF_ONE_FILE.sub("", _Reader(name[2:]).name())
-    except (_Unknown, IndexError):
+    except (_Unknown, IndexError, RecursionError):
         return name
 
 
@@ -67,7 +67,6 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
-        self.depth = 0
         self.spent = 0
         self.seen: list[str] = []  # what S_, S0_, … stand for
         self.arguments: list[str] = []  # what T_, T0_, … stand for
@@ -248,15 +247,6 @@ class _Reader:
         return found
 
     def type(self) -> str:
-        self.depth += 1
-        if self.depth > _DEEPEST:
-            raise _Unknown
-        try:
-            return self.type_within()
-        finally:
-            self.depth -= 1
-
-    def type_within(self) -> str:
         for length in (1, 2, 5):
             code = self.text[self.at : self.at + length]
             if code in _SIMPLE:

@@ -87,7 +87,7 @@ class Budget:
     """
 
     def __init__(self, file_bytes: int) -> None:
-        self._left = (1 << 28) + 64 * file_bytes
+        self._left = (1 << 24) + 20 * file_bytes
 
     def spend(self, size: int) -> None:
         """Take ``size`` bytes off.

@@ -62,6 +62,10 @@ def test_a_name_that_doubles_itself_is_left_as_it_is():
     assert len(demangle(bomb)) <= len(bomb)
 
 
-def test_nesting_without_end_is_left_as_it_is():
-    deep = "_Z1fI" + "P" * 5000 + "iEvv"
+@pytest.mark.parametrize(
+    "deep",
+    ["_Z1fI" + "P" * 5000 + "iEvv", "_Z" + "Z" * 5000, "_Z1f" + "I1a" * 4000, "_Z1fI" + "J" * 5000],
+)
+def test_nesting_without_end_is_left_as_it_is(deep):
     assert demangle(deep) == deep
+    assert family(deep)
