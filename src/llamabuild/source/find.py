@@ -9,7 +9,7 @@ from pathlib import Path
 from llamabuild.errors import SourceError
 from llamabuild.source.llamafile import looks_classic
 
-__all__ = ["Found", "find_source"]
+__all__ = ["Found", "find_source", "newest_unpacked"]
 
 _VARIABLE = "LLAMABUILD_SOURCE"
 
@@ -47,11 +47,17 @@ def find_source(environ: Mapping[str, str], cwd: Path) -> Found | None:
     if here:
         return Found(str(here[0]), "it is the only llamafile in the working folder")
     own = Path(environ.get("HOME") or environ.get("USERPROFILE") or cwd, ".llamafile")
-    # Releases before 0.8.5 share the folder itself.
-    for folder in (*_newest_first(own / "v"), own):
-        if looks_classic(folder):
-            return Found(str(folder), "llamafile left its sources there")
-    return None
+    folder = newest_unpacked(own)
+    return Found(str(folder), "llamafile left its sources there") if folder else None
+
+
+def newest_unpacked(own: Path) -> Path | None:
+    """Where the newest release left its sources below llamafile's folder ``.llamafile``.
+
+    Releases from 0.8.5 on have a folder each, older ones share ``own`` itself.
+    """
+    candidates = (*_newest_first(own / "v"), own)
+    return next((folder for folder in candidates if looks_classic(folder)), None)
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llamabuild.errors import SourceError
 from llamabuild.events import Listener, Note, silent
 from llamabuild.memo import Memo
-from llamabuild.source import archive, digest, llamafile, shelf, trees, versions
+from llamabuild.source import archive, digest, find, llamafile, shelf, trees, versions
 from llamabuild.source.model import SourceTree
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ class _Opener:
             read = _reader(root, style)
             watched = (root, *(_place(root, style, name) for name in llamafile.classic_names()))
             return self._copied(watched, lambda: self._keep_classic(read), watched=watched)
+        if newest := find.newest_unpacked(root):
+            return self.folder(newest)  # llamafile's folder for all its releases was named
         layout = trees.locate(root, self._spec)
         names = (*layout.folders, *layout.files)
         watched = (*(root / name for name in names), *versions.read_from(root))

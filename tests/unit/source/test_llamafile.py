@@ -89,6 +89,15 @@ def test_stale_files_in_llamafiles_folder_do_not_matter(
     assert "ggml-cuda.so" not in after.files
 
 
+def test_the_folder_of_all_releases_means_the_newest(
+    bench: Any, samples: Any, known: dict[str, bytes]
+) -> None:
+    folder = samples.write(bench.cwd / ".llamafile", {"v/0.10.1/ggml-cuda.so": b""})
+    samples.write(folder / "v/0.8.1", unpacked(known))
+    samples.write(folder / "v/0.8", unpacked(samples.CLASSIC))
+    assert bench.open(folder).version == "0.8.1"
+
+
 def test_the_name_of_a_file_decides_nothing(
     bench: Any, samples: Any, known: dict[str, bytes]
 ) -> None:
@@ -283,8 +292,9 @@ def encrypted(data: bytes) -> bytes:
 
 def test_an_encrypted_one_is_refused(bench: Any, samples: Any, known: dict[str, bytes]) -> None:
     path = bench.file("a.llamafile", encrypted(samples.zipped(known, b"MZ")))
-    with pytest.raises(SourceError, match="encrypted"):
+    with pytest.raises(SourceError, match="encrypted") as caught:
         bench.open(path)
+    assert "unpack it yourself" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["../../evil.so", "/etc/evil.so"])
