@@ -65,8 +65,8 @@ def compile_module(toolkit: Toolkit, memo: Memo, folder: Path, environ: dict[str
 def test_every_toolkit_compiles_in_its_own_environment(
     search: ToolkitSearch, memo: Memo, tmp_path: Path
 ) -> None:
-    for toolkit in search.toolkits:
-        folder = tmp_path / toolkit.version
+    for number, toolkit in enumerate(search.toolkits):
+        folder = tmp_path / str(number)
         folder.mkdir()
         compile_module(toolkit, memo, folder, dict(os.environ))
 
@@ -74,7 +74,7 @@ def test_every_toolkit_compiles_in_its_own_environment(
 def test_every_toolkit_compiles_with_every_other_first_on_path(
     search: ToolkitSearch, memo: Memo, tmp_path: Path
 ) -> None:
-    for toolkit in search.toolkits:
+    for number, toolkit in enumerate(search.toolkits):
         others = [
             str(folder)
             for other in search.toolkits
@@ -82,7 +82,7 @@ def test_every_toolkit_compiles_with_every_other_first_on_path(
             for folder in other.path_dirs
         ]
         environ = {**os.environ, "PATH": os.pathsep.join([*others, os.environ["PATH"]])}
-        folder = tmp_path / toolkit.version
+        folder = tmp_path / str(number)
         folder.mkdir()
         compile_module(toolkit, memo, folder, environ)
 
