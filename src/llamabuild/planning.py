@@ -164,6 +164,7 @@ def make_plan(
         ),
         nvcc_flags=(
             *(f"-gencode={arch.gencode()}" for arch in archs if own),
+            *(facts["nvcc"].get(source.layout, ()) if own else ()),
             *(flag for effect in effects for flag in effect.nvcc),
             *request.nvcc_flags,
         ),

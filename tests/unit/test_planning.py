@@ -151,6 +151,12 @@ def test_the_key_ignores_folders_and_the_way_things_were_found() -> None:
     assert moved.key == planned().key
 
 
+def test_modern_trees_get_device_lambdas() -> None:
+    assert "--extended-lambda" in planned(TREE, flavor="self-contained").nvcc_flags
+    assert "--extended-lambda" not in planned(TREE).nvcc_flags  # their own CMake says it
+    assert "--extended-lambda" not in planned().nvcc_flags
+
+
 def test_no_iq_leaves_files_out() -> None:
     assert len(planned(TREE, flavor="self-contained").device) == 2
     assert planned(TREE, flavor="self-contained", no_iq=True).device == ("src/ggml-cuda/a.cu",)
