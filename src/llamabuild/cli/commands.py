@@ -93,12 +93,7 @@ def _detect(call: Call) -> int:
     if call.request.json:
         document = {
             "gpus": [
-                {
-                    name: value
-                    for name, value in asdict(gpu).items()
-                    if name in {"vendor", "index", "name", "arch", "memory_bytes", "driver"}
-                    or name == "found_via"
-                }
+                {name: value for name, value in asdict(gpu).items() if name != "uuid"}
                 for gpu in detection.gpus
             ],
             "problems": [asdict(problem) for problem in detection.problems],
