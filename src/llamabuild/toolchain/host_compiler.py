@@ -120,7 +120,7 @@ def _installed(
                 yield Candidate(path, "PATH")
         if name == "g++":
             for major in majors:  # Red Hat's way to have another version beside the system's
-                toolset = machine.root / f"opt/rh/gcc-toolset-{major}/root/usr/bin/g++"
+                toolset = machine.root / f"opt/rh/gcc-toolset-{major}" / "root" / "usr/bin/g++"
                 if toolset.is_file():
                     yield Candidate(toolset, f"gcc-toolset-{major}")
 

@@ -69,7 +69,9 @@ def test_one_folder_by_two_names_is_told_once(sandbox: Sandbox, bin_dir: Path) -
 
 def test_red_hats_toolset_is_found_off_path(sandbox: Sandbox, bin_dir: Path) -> None:
     sandbox.compiler(bin_dir / "g++", "12.2.0")
-    gxx = sandbox.compiler(sandbox.root / "opt/rh/gcc-toolset-11/root/usr/bin/g++", "11.2.1")
+    gxx = sandbox.compiler(
+        sandbox.root / "opt/rh/gcc-toolset-11" / "root" / "usr/bin/g++", "11.2.1"
+    )
     compiler = find(sandbox, CUDA11)
     assert (compiler.path, compiler.found_via) == (gxx, "gcc-toolset-11")
 
