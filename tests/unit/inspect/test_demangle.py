@@ -58,8 +58,15 @@ def test_any_text_is_answered(text):
 
 
 def test_a_name_that_doubles_itself_is_left_as_it_is():
-    bomb = "_Z1aI" + "1bI" * 3 + "fS_E" + "".join(f"S{n}_S{n}_" for n in range(10)) * 1000 + "EEEvv"
-    assert len(demangle(bomb)) <= len(bomb)
+    def doubled(times: int) -> str:
+        """f<a<int, int>, a<that, that>, …>, each argument twice the one before."""
+        digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+        arguments = "".join(f"S0_IS{digits[at]}_S{digits[at]}_E" for at in range(1, times + 1))
+        return f"_Z1fI1aIiiE{arguments}EEvv"
+
+    assert demangle(doubled(1)) == "f<a<int, int>, a<a<int, int>, a<int, int> > >"
+    assert len(demangle(doubled(10))) > 2**10
+    assert demangle(doubled(35)) == doubled(35)
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,7 @@ def test_a_32_bit_dll_is_refused(forge):
 
 
 def test_a_table_of_names_that_a_thousand_libraries_share_is_refused(forge):
-    names = tuple(f"f{number}" for number in range(10_000))
-    content = forge.dll(imported=(("a.dll", names),), repeat_imports=1000)
+    content = forge.dll(imported=(("a.dll", ("",) * 10_000),), repeat_imports=1000)
     with pytest.raises(ModuleRejectedError, match="beyond any use"):
         forge.read(content)
 

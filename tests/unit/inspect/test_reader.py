@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import struct
 from contextlib import suppress
 from typing import Any
 
@@ -203,6 +204,15 @@ def test_a_symbol_table_of_one_long_shared_name_is_refused(forge, part):
     )
     with pytest.raises(ModuleRejectedError, match="beyond any use"):
         forge.read(content)
+
+
+def test_sections_that_overlap_are_refused(forge):
+    content = bytearray(forge.library(exported=("f",)))
+    table, count = struct.unpack_from("<Q", content, 40)[0], 5
+    for row in range(1, count):
+        struct.pack_into("<QQ", content, table + 64 * row + 24, 0, len(content))
+    with pytest.raises(ModuleRejectedError, match="more bytes than it has"):
+        forge.read(bytes(content))
 
 
 def test_a_truncated_module_never_crashes(forge):

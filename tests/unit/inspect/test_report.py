@@ -193,10 +193,11 @@ def test_the_page_is_a_matrix_that_needs_no_network(shipped):
 
 
 def test_names_in_the_page_are_escaped(forge):
-    name = "_Z1fI1aE<script>alert(1)</script>"
-    module = forge.read(forge.library(forge.container(forge.entry(forge.cubin([name]), arch=61))))
-    assert "<script>alert" not in page.page(module, {"61": ("<b>GTX</b>",)})
-    assert "<b>GTX" not in page.page(module, {"61": ("<b>GTX</b>",)})
+    content = forge.library(forge.container(forge.entry(forge.cubin(["a&lt;b"]), arch=61)))
+    text = page.page(forge.read(content, "<i>.so"), {"61": ("<b>GTX</b>",)})
+    assert "<i>" not in text
+    assert "<b>GTX" not in text
+    assert "<span>a&amp;lt;b</span>" in text
 
 
 def test_nothing_changed(shipped):
