@@ -147,6 +147,14 @@ def test_a_damaged_copy_is_made_again(bench: Any, samples: Any, damage: Any) -> 
     assert bench.left_over() == []
 
 
+def test_a_sound_copy_stays_as_it_is(bench: Any, samples: Any) -> None:
+    first = bench.open(bench.file("a.llamafile", samples.llamafile(samples.CLASSIC)))
+    before = first.root.stat()
+    again = bench.open(bench.file("b.zip", samples.zipped(samples.CLASSIC)))
+    assert again.root == first.root
+    assert again.root.stat().st_ino == before.st_ino
+
+
 def test_a_damaged_copy_of_an_archive_is_made_again(bench: Any, samples: Any) -> None:
     path = bench.file("a.tgz", samples.tarred(samples.MODERN))
     first = bench.open(path)

@@ -45,6 +45,11 @@ def test_the_one_file_era(bench: Any, samples: Any) -> None:
     assert set(tree.files) == {*tree.core, *tree.device, "ggml.h", "ggml-impl.h", "ggml-cuda.h"}
 
 
+def test_other_cuda_files_beside_it_are_not_its_own(bench: Any, samples: Any) -> None:
+    contents = {**samples.ONE_FILE, "experiment.cu": b"", "ggml-experiment.cu": b""}
+    assert bench.open(samples.write(bench.cwd / "t", contents)).device == ("ggml-cuda.cu",)
+
+
 def test_ggmls_own_repository_of_that_era(bench: Any, samples: Any) -> None:
     contents = {
         ("include/ggml/" if name == "ggml.h" else "src/") + name: data
