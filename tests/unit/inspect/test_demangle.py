@@ -66,7 +66,9 @@ def test_a_name_that_doubles_itself_is_left_as_it_is():
 
     assert demangle(doubled(1)) == "f<a<int, int>, a<a<int, int>, a<int, int> > >"
     assert len(demangle(doubled(10))) > 2**10
-    assert demangle(doubled(35)) == doubled(35)
+    assert demangle(doubled(25)) == doubled(25)
+    repeated = doubled(14).replace("EEvv", "SE_" * 1000 + "EEvv")
+    assert demangle(repeated) == repeated
 
 
 @pytest.mark.parametrize(
