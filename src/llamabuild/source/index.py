@@ -136,7 +136,7 @@ def _find(release: Release, web: Web) -> File:
             files = files_of(page.body, page.content_type, page.address)
         except ValueError as error:
             raise SourceError(f"{shown(index)} gave a page that is none: {error}") from error
-        for file, version in _sdists(files):
+        for file, version in _sdists(files, release.page):
             others.add(version)
             if version == wanted and file.sha256:
                 return file
@@ -181,13 +181,15 @@ def _newest(versions: set[Version]) -> str:
     return f"the newest versions with sources are {newest}" if newest else ""
 
 
-def _sdists(files: Iterable[File]) -> Iterator[tuple[File, Version]]:
+def _sdists(files: Iterable[File], project: str) -> Iterator[tuple[File, Version]]:
     from packaging.utils import InvalidSdistFilename, parse_sdist_filename
     from packaging.version import InvalidVersion
 
     for file in files:
         with suppress(InvalidSdistFilename, InvalidVersion):
-            yield file, parse_sdist_filename(file.name)[1]
+            name, version = parse_sdist_filename(file.name)
+            if name == project:
+                yield file, version
 
 
 def _wheel_version(name: str) -> str:

@@ -253,11 +253,31 @@ def test_a_page_that_is_none(bench: Any, server: Server, page: bytes) -> None:
     assert "a page that is none" in refused(bench).message
 
 
-def test_a_file_name_cannot_lead_elsewhere(bench: Any, server: Server) -> None:
-    name = "../../../../llama_cpp_python-0.2.56.tar.gz"
-    files = [{"filename": name, "url": "/x", "hashes": {"sha256": "0" * 64}}]
+def test_a_file_name_cannot_lead_elsewhere(
+    bench: Any, server: Server, sdist: bytes, tmp_path: Path
+) -> None:
+    server.offer(sdist)
+    digest = {"sha256": hashlib.sha256(sdist).hexdigest()}
+    files = [
+        {"filename": f"{up}{NAME}", "url": f"/files/{NAME}", "hashes": digest}
+        for up in ("../../../../", f"{tmp_path}/", "..\\")
+    ]
     server.page(json.dumps({"files": files}), "application/vnd.pypi.simple.v1+json")
-    refused(bench)
+    assert "no source archive" in refused(bench).message
+    assert not list(tmp_path.rglob(f"*{NAME}"))
+
+
+def test_another_projects_file_is_not_taken(bench: Any, server: Server, sdist: bytes) -> None:
+    server.offer(sdist, "other_project-0.2.56.tar.gz")
+    assert "no source archive" in refused(bench).message
+
+
+def test_an_endless_file_is_stopped(
+    bench: Any, server: Server, sdist: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "_ARCHIVE", 1000)
+    server.offer(sdist + bytes(5000))
+    assert "larger than any source archive" in refused(bench).message
 
 
 def test_passwords_go_to_the_index_and_into_no_message(
