@@ -41,6 +41,7 @@ class Coverage:
     kernels: int | None  # in the code picked; None where some could not be read
     trapped: tuple[str, ...] | None  # mangled names
     suspect: tuple[str, ...]
+    missing: tuple[str, ...]  # that the same translation unit has for another architecture
     min_driver: str | None
     override: str  # the HSA_OVERRIDE_GFX_VERSION with which it would run; empty where none would
 
@@ -48,10 +49,13 @@ class Coverage:
     def healthy(self) -> bool:
         """Will every kernel do its work here, as far as one can tell?
 
-        Kernels that give up in code made for this very card are no defect: the source has none of
-        that kind for it, and its host code, which knows the card, does not choose them.
+        Kernels that give up or are missing in code made for this very card are no defect: the
+        source has none of that kind for it, and its host code, which knows the card, does not
+        choose them.
         """
-        return self.runs == "native" or (self.runs != "no" and self.trapped == ())
+        if self.runs in ("native", "no"):
+            return self.runs == "native"
+        return self.trapped == () and not self.missing
 
 
 def coverage(module: Module, arch: str) -> Coverage:
@@ -60,27 +64,39 @@ def coverage(module: Module, arch: str) -> Coverage:
     :param arch: "61" or "gfx1032", or with the card's modes "gfx90a:sramecc+:xnack-".
     """
     picked: list[Entry] = []
+    missing: set[str] = set()
     runs: Runs = "native" if module.entries else "no"
     for container in module.containers:
         how, entry = pick(container, arch)
         runs = max(runs, how, key=_WORST_LAST.index)
         if entry is not None:
             picked.append(entry)
+            if entry.kernels is not None:
+                missing |= _names(container) - _names([entry])
     if runs == "no":
-        return Coverage(arch, runs, (), 0, (), (), None, _override(module, arch))
-    kernels: list[Kernel] | None = []
-    for entry in picked:
-        kernels = None if kernels is None or entry.kernels is None else [*kernels, *entry.kernels]
+        return Coverage(arch, runs, (), 0, (), (), (), None, _override(module, arch))
+    known = all(entry.kernels is not None for entry in picked)
+    kernels = [kernel for entry in picked for kernel in entry.kernels or ()]
+    judged = known and all(kernel.trap != "unknown" for kernel in kernels)
     return Coverage(
         arch,
         runs,
         tuple(dict.fromkeys(entry.arch for entry in picked)),
-        None if kernels is None else len(kernels),
-        _with(kernels, "trapped"),
-        _with(kernels, "suspect") or (),
+        len(kernels) if known else None,
+        _with(kernels, "trapped") if judged else None,
+        _with(kernels, "suspect"),
+        tuple(sorted(missing)),
         _driver(picked, arch),
         "",
     )
+
+
+def _names(entries: Iterable[Entry]) -> set[str]:
+    return {kernel.name for entry in entries for kernel in entry.kernels or ()}
+
+
+def _with(kernels: Iterable[Kernel], trap: str) -> tuple[str, ...]:
+    return tuple(kernel.name for kernel in kernels if kernel.trap == trap)
 
 
 def pick(entries: Iterable[Entry], arch: str) -> tuple[Runs, Entry | None]:
@@ -149,12 +165,6 @@ def _override(module: Module, card: str) -> str:
         if card.partition(":")[0] in kin.get(processor, ()):
             return f"{processor[3:-2]}.{processor[-2]}.{processor[-1]}"
     return ""
-
-
-def _with(kernels: list[Kernel] | None, trap: str) -> tuple[str, ...] | None:
-    if kernels is None or any(kernel.trap == "unknown" for kernel in kernels):
-        return None
-    return tuple(kernel.name for kernel in kernels if kernel.trap == trap)
 
 
 def _driver(picked: Iterable[Entry], arch: str) -> str | None:

@@ -66,8 +66,8 @@ def _read(path: Path, image: Image, sha256: str) -> Module:
         notes.append(f"{_RELOCATABLE}: inputs of the device linker are left out")
     budget = Budget(len(image))
     entries = [
-        *_nvidia(file.find(_NVIDIA), budget, notes),
-        *_amd(file.find(_AMD), budget, notes),
+        *_with_kernels(_nvidia(file.find(_NVIDIA), budget, notes)),
+        *_with_kernels(_amd(file.find(_AMD), budget, notes)),
     ]
     return Module(
         **vars(linkage),
@@ -79,12 +79,17 @@ def _read(path: Path, image: Image, sha256: str) -> Module:
     )
 
 
+def _with_kernels(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """Leave out containers without any kernel: stand-ins of the device linker, host code's."""
+    for _, group in groupby(entries, lambda entry: entry.container):
+        container = list(group)
+        if any(entry.kernels != () for entry in container):
+            yield from container
+
+
 def _nvidia(section: memoryview, budget: Budget, notes: list[str]) -> Iterator[Entry]:
-    for _, payloads in groupby(fatbin.containers(section), lambda payload: payload.container):
-        entries = [_nvidia_entry(payload, budget, notes) for payload in payloads]
-        # The device linker adds a container of cubins without any kernel: a stand-in.
-        if any(entry.kernels != () for entry in entries):
-            yield from entries
+    for payload in fatbin.containers(section):
+        yield _nvidia_entry(payload, budget, notes)
 
 
 def _nvidia_entry(payload: fatbin.Payload, budget: Budget, notes: list[str]) -> Entry:
@@ -107,5 +112,4 @@ def _amd(section: memoryview, budget: Budget, notes: list[str]) -> Iterator[Entr
             kernels = amd.kernels(found.code, found.target)
         except Damaged as error:
             notes.append(f"{found.target}: kernels unknown: {error}")
-        if kernels != ():
-            yield Entry("gcn", found.target, found.container, len(found.code), kernels)
+        yield Entry("gcn", found.target, found.container, len(found.code), kernels)

@@ -17,10 +17,12 @@ __all__ = [
     "Cards",
     "capability",
     "document",
+    "examples",
     "explain",
     "flavor",
     "gpu_rows",
     "matching",
+    "relevant",
     "summary",
 ]
 
@@ -86,6 +88,7 @@ def _coverage_document(gpu: str, found: Coverage) -> dict[str, Any]:
         "entry": ", ".join(found.entries) or None,
         "kernels": found.kernels,
         "trapped": None if found.trapped is None else len(found.trapped),
+        "missing": len(found.missing),
         "min_driver": found.min_driver,
         "override": found.override or None,
     }
@@ -168,13 +171,15 @@ def explain(module: Module, arch: str, names: Sequence[str]) -> list[str]:
     driver = f"; needs driver {found.min_driver} or newer" if found.min_driver else ""
     if found.trapped is None:
         return [f"{who}: {how}{driver}; which kernels give up is unknown"]
-    if not found.trapped:
+    if not found.trapped and not found.missing:
         return [f"{who}: {how}{driver}; no kernel gives up"]
-    share = f"{len(found.trapped)} of {found.kernels} kernels give up"
-    lines = [
-        f"{who}: {how}{driver}; {share}, among them",
-        *(f"    {line}" for line in _families(found.trapped)),
-    ]
+    lines = []
+    if found.trapped:
+        share = f"{len(found.trapped)} of {found.kernels} kernels give up"
+        lines += [f"{who}: {how}{driver}; {share}, among them", *_families(found.trapped)]
+    if found.missing:
+        share = f"{len(found.missing)} of the kernels that other GPUs have are missing"
+        lines += [f"{who}: {how}{driver}; {share}, among them", *_families(found.missing)]
     if found.runs == "native":
         return [*lines, "The source has none of these for this GPU, and its host code should know."]
     if lacking := [what for made_for in found.entries for what in gained(made_for, arch)]:
@@ -183,18 +188,18 @@ def explain(module: Module, arch: str, names: Sequence[str]) -> list[str]:
 
 
 def _families(names: Iterable[str], most: int = 6) -> list[str]:
-    """Kernels that give up, by family, the largest first, each with one example."""
+    """Kernels by family, the largest first, each with one example."""
     counts: Counter[str] = Counter()
     example: dict[str, str] = {}
     for name in names:
         counts[family(name)] += 1
         example.setdefault(family(name), demangle(name))
     lines = [
-        example[kind] if count == 1 else f"{count} of {kind}, such as {example[kind]}"
+        "    " + (example[kind] if count == 1 else f"{count} of {kind}, such as {example[kind]}")
         for kind, count in counts.most_common(most)
     ]
     rest = len(counts) - most
-    return [*lines, f"and of {rest} other families"] if rest > 0 else lines
+    return [*lines, f"    and of {rest} other families"] if rest > 0 else lines
 
 
 def matching(module: Module, pattern: str) -> list[tuple[str, dict[str, str]]]:

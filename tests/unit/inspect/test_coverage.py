@@ -169,6 +169,16 @@ def test_a_container_that_has_nothing_for_the_gpu_spoils_the_module():
     assert found.runs == "no"
 
 
+def test_kernels_that_only_other_architectures_have_are_missing():
+    shipped = module(
+        *unit(0, ("sass", "60", (GOOD,)), ("sass", "75", (GOOD, Kernel("new", "none"))))
+    )
+    assert coverage(shipped, "61").missing == ("new",)
+    assert not coverage(shipped, "61").healthy
+    assert coverage(shipped, "60").healthy  # its host code knows that card
+    assert coverage(shipped, "75").missing == ()
+
+
 def test_what_cannot_be_read_is_unknown_not_fine():
     for kernels in (None, (GOOD, Kernel("x", "unknown"))):
         found = coverage(module(*unit(0, ("sass", "60", kernels))), "61")

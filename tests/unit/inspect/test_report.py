@@ -77,6 +77,15 @@ def test_an_amd_gpu_that_could_pass_for_another(forge, part):
     assert "override 10.3.0" in rows[2][2]
 
 
+def test_missing_kernels_are_said(forge):
+    older, newer = forge.cubin(["_Z4copyPf"]), forge.cubin(["_Z4copyPf", "_Z3mmaPf"])
+    unit = forge.container(forge.entry(older, arch=60), forge.entry(newer, arch=75))
+    text = "\n".join(report.explain(forge.read(forge.library(unit)), "61", ()))
+    assert "1 of the kernels that other GPUs have are missing" in text
+    assert "mma" in text
+    assert "llamabuild --arch 61" in text
+
+
 def test_unknown_is_said(forge):
     module = forge.read(forge.library(forge.container(forge.entry(b"no cubin"))))
     assert "unknown" in report.explain(module, "61", ())[0]
