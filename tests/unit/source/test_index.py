@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import io
 import json
 import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -356,6 +357,19 @@ def test_a_page_cannot_point_into_this_machines_files(
     (tmp_path / NAME).write_bytes(b"secret")
     server.page(f'<a href="{(tmp_path / NAME).as_uri()}#sha256={"0" * 64}">x</a>')
     assert "only https" in refused(bench).message
+
+
+def test_encryption_cannot_be_redirected_away(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Redirected(io.BytesIO):
+        url = "http://elsewhere.example.org/"
+        headers: ClassVar[dict[str, str]] = {}
+
+        def open(self, *_: Any, **__: Any) -> Redirected:
+            return self
+
+    monkeypatch.setattr(web.Web, "_opener", lambda *_: Redirected(b"<a>page</a>"))
+    bench.environ["PIP_INDEX_URL"] = "https://index.example.org/simple"
+    assert "without encryption" in refused(bench).message
 
 
 def test_certificates_that_are_missing(bench: Any) -> None:
