@@ -31,9 +31,8 @@ def main(argv: Sequence[str]) -> int:
         arguments = {name: named.pop(name) for name in commands.ARGUMENT_NAMES if name in named}
         request = resolve(named, environ)
         renderer = Renderer(environ, verbose=request.verbose, quiet=request.quiet)
-        return commands.COMMANDS[command](
-            commands.Call(tuple(argv), request, arguments, environ, renderer)
-        )
+        call = commands.Call(tuple(argv), request, arguments, environ, renderer)
+        return commands.command(command)(call)
     except LlamabuildError as error:
         renderer.close()
         return _fail(error, as_json)

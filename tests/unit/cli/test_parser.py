@@ -56,6 +56,7 @@ class TestCommand:
 
 def test_every_command_does_something() -> None:
     assert commands.COMMANDS.keys() == COMMANDS.keys()
+    assert all(callable(commands.command(name)) for name in COMMANDS)
 
 
 class TestOptions:

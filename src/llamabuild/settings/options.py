@@ -1,63 +1,19 @@
 """Every option, declared once: its flag, its environment variables, its default and its words.
 
 The fields of :class:`Request` are the declarations. The command line, the Python API and
-``docs/reference.md`` read them as :data:`OPTIONS`; :func:`resolve` turns what a user gave into a
-request that remembers where each value came from, so that a message can say "61, from CUDAARCHS".
+``docs/reference.md`` read them as :data:`OPTIONS`.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Literal, TypedDict
 
-from llamabuild.errors import UsageError
+from llamabuild.settings.commands import COMMANDS
 
-__all__ = [
-    "ARGUMENTS",
-    "COMMANDS",
-    "OPTIONS",
-    "Argument",
-    "Option",
-    "Options",
-    "Request",
-    "resolve",
-]
-
-#: Command -> what it does, in one line.
-COMMANDS: Mapping[str, str] = {
-    "build": "compile a GPU module, or answer from the cache (the default command)",
-    "plan": "show what build would do, without compiling",
-    "detect": "show the GPUs that are there, and what is wrong with the driver",
-    "inspect": "show which architectures, kernels and symbols a finished module holds",
-    "cache": "list, check and clean the cached modules",
-}
-
-
-@dataclass(frozen=True)
-class Argument:
-    """What stands on the command line without a flag; ``count`` is as argparse's ``nargs``."""
-
-    name: str
-    help: str
-    count: str | None = None
-    choices: tuple[str, ...] = ()
-
-
-#: Command -> its arguments.
-ARGUMENTS: Mapping[str, tuple[Argument, ...]] = {
-    "inspect": (
-        Argument("file", "a GPU module: .so or .dll"),
-        Argument("other", "another one: show what changed from the first to this", "?"),
-    ),
-    "cache": (
-        Argument("action", "what to do", None, ("list", "path", "verify", "prune", "clear")),
-        Argument("key", "an entry's key or its beginning (path, verify)", "?"),
-    ),
-}
+__all__ = ["OPTIONS", "Option", "Options", "Request"]
 
 
 @dataclass(frozen=True)
@@ -306,107 +262,3 @@ class Options(TypedDict, total=False):
     require_gpus: Sequence[str]
     rebuild: bool
     cache_dir: str
-
-
-def resolve(given: Mapping[str, Any], environ: Mapping[str, str]) -> Request:
-    """Fill what the user left open from the environment and the defaults.
-
-    :param given: option name -> value, with absent or ``None`` meaning "not said".
-    :raises UsageError: an unknown name, a value of the wrong kind or outside the choices, a
-        contradiction between two options.
-    """
-    names = [option.name for option in OPTIONS]
-    for name in given:
-        if name not in names:
-            near = difflib.get_close_matches(name, names) or names
-            raise UsageError(f"there is no option {name!r}", hint=", ".join(near))
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for option in OPTIONS:
-        value, origin = _first_said(option, given, environ)
-        values[option.name] = value if origin == "default" else _checked(option, value, origin)
-        origins[option.name] = origin
-    request = Request(**values, origins=origins)
-    _refuse_contradictions(request)
-    return request
-
-
-def _first_said(
-    option: Option, given: Mapping[str, Any], environ: Mapping[str, str]
-) -> tuple[Any, str]:
-    if given.get(option.name) is not None:
-        return given[option.name], option.flag
-    for variable in option.variables:
-        said = environ.get(variable, "").strip()
-        if said:
-            return said, variable
-    return option.default, "default"
-
-
-def _checked(option: Option, value: Any, origin: str) -> Any:
-    """Return ``value`` as its kind wants it, or say what is wrong with it."""
-    try:
-        if option.kind == "text":
-            return _text(value, option.choices)
-        if option.kind == "list":
-            return _texts(value)
-        if option.kind == "number":
-            return _whole_number(value, least=1)
-        if option.kind == "count":
-            return _whole_number(value, least=0)
-        return _truth(value)
-    except (TypeError, ValueError) as problem:
-        example = {"text": "|".join(option.choices), "number": "2"}.get(option.kind, "")
-        raise UsageError(
-            f"{origin}: {value!r} is {problem}",
-            hint=f"{option.flag} {example or option.metavar}".strip(),
-        ) from None
-
-
-def _text(value: Any, choices: Sequence[str]) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | os.PathLike):
-        raise TypeError("not text")
-    text = str(value)
-    if choices and text not in choices:
-        raise ValueError(f"not one of {', '.join(choices)}")
-    return text
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise TypeError("not a list of texts")
-    return tuple(items)
-
-
-def _whole_number(value: Any, *, least: int) -> int:
-    text = str(value)
-    if not text.isdecimal() or int(text) < least:
-        raise ValueError(f"not a whole number of at least {least}")
-    return int(text)
-
-
-def _truth(value: Any) -> bool:
-    text = str(value).lower()
-    if text in {"1", "on", "true", "yes"}:
-        return True
-    if text in {"0", "off", "false", "no"}:
-        return False
-    raise ValueError("neither on nor off")
-
-
-def _refuse_contradictions(request: Request) -> None:
-    def contradict(first: str, second: str) -> UsageError:
-        return UsageError(
-            f"{request.origin(first)} and {request.origin(second)} contradict each other",
-            hint="leave one of the two out",
-        )
-
-    if request.force_mmq and request.force_cublas:
-        raise contradict("force_mmq", "force_cublas")
-    if request.force_cublas and request.blas == "tiny":
-        raise UsageError(
-            "--force-cublas needs cuBLAS, and --blas tiny leaves it out", hint="--blas cublas"
-        )
-    if request.quiet and request.verbose:
-        raise contradict("quiet", "verbose")

@@ -1,0 +1,68 @@
+"""One command line, taken apart, and how its results are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamabuild.cli.render import Renderer
+from llamabuild.errors import StoreError
+from llamabuild.replay import Recorded
+from llamabuild.settings import ARGUMENTS, Request
+
+__all__ = ["ARGUMENT_NAMES", "Call", "document", "say", "show", "table", "write"]
+
+ARGUMENT_NAMES = frozenset(
+    argument.name for arguments in ARGUMENTS.values() for argument in arguments
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One command line, taken apart."""
+
+    argv: tuple[str, ...]
+    request: Request
+    arguments: Mapping[str, Any]
+    environ: Recorded
+    renderer: Renderer
+
+
+def document(fields: Mapping[str, Any]) -> str:
+    """One JSON document, as ``--json`` prints it."""
+    return json.dumps({**fields, "schema": 1}, indent=2, ensure_ascii=False) + "\n"
+
+
+def show(text: str) -> None:
+    """Print a result."""
+    sys.stdout.write(text)
+
+
+def say(call: Call, text: str) -> None:
+    """Print what is not a result."""
+    if not call.request.quiet:
+        sys.stderr.write(text)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write(path: str, text: str) -> None:
+    """Write a file that the user named."""
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror or error}", hint="name another file"
+        ) from error

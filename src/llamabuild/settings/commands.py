@@ -1,0 +1,40 @@
+"""The commands, each with its words and the arguments that stand on its line without a flag."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["ARGUMENTS", "COMMANDS", "Argument"]
+
+#: Command -> what it does, in one line.
+COMMANDS: Mapping[str, str] = {
+    "build": "compile a GPU module, or answer from the cache (the default command)",
+    "plan": "show what build would do, without compiling",
+    "detect": "show the GPUs that are there, and what is wrong with the driver",
+    "inspect": "show which architectures, kernels and symbols a finished module holds",
+    "cache": "list, check and clean the cached modules",
+}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What stands on the command line without a flag; ``count`` is as argparse's ``nargs``."""
+
+    name: str
+    help: str
+    count: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+#: Command -> its arguments.
+ARGUMENTS: Mapping[str, tuple[Argument, ...]] = {
+    "inspect": (
+        Argument("file", "a GPU module: .so or .dll"),
+        Argument("other", "another one: show what changed from the first to this", "?"),
+    ),
+    "cache": (
+        Argument("action", "what to do", None, ("list", "path", "verify", "prune", "clear")),
+        Argument("key", "an entry's key or its beginning (path, verify)", "?"),
+    ),
+}

@@ -1,0 +1,117 @@
+"""From what a user said, by flags or variables, to a checked request."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llamabuild.errors import UsageError
+from llamabuild.settings.options import OPTIONS, Option, Request
+
+__all__ = ["resolve"]
+
+
+def resolve(given: Mapping[str, Any], environ: Mapping[str, str]) -> Request:
+    """Fill what the user left open from the environment and the defaults.
+
+    :param given: option name -> value, with absent or ``None`` meaning "not said".
+    :raises UsageError: an unknown name, a value of the wrong kind or outside the choices, a
+        contradiction between two options.
+    """
+    names = [option.name for option in OPTIONS]
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names) or names
+            raise UsageError(f"there is no option {name!r}", hint=", ".join(near))
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for option in OPTIONS:
+        value, origin = _first_said(option, given, environ)
+        values[option.name] = value if origin == "default" else _checked(option, value, origin)
+        origins[option.name] = origin
+    request = Request(**values, origins=origins)
+    _refuse_contradictions(request)
+    return request
+
+
+def _first_said(
+    option: Option, given: Mapping[str, Any], environ: Mapping[str, str]
+) -> tuple[Any, str]:
+    if given.get(option.name) is not None:
+        return given[option.name], option.flag
+    for variable in option.variables:
+        said = environ.get(variable, "").strip()
+        if said:
+            return said, variable
+    return option.default, "default"
+
+
+def _checked(option: Option, value: Any, origin: str) -> Any:
+    """Return ``value`` as its kind wants it, or say what is wrong with it."""
+    try:
+        if option.kind == "text":
+            return _text(value, option.choices)
+        if option.kind == "list":
+            return _texts(value)
+        if option.kind == "number":
+            return _whole_number(value, least=1)
+        if option.kind == "count":
+            return _whole_number(value, least=0)
+        return _truth(value)
+    except (TypeError, ValueError) as problem:
+        example = {"text": "|".join(option.choices), "number": "2"}.get(option.kind, "")
+        raise UsageError(
+            f"{origin}: {value!r} is {problem}",
+            hint=f"{option.flag} {example or option.metavar}".strip(),
+        ) from None
+
+
+def _text(value: Any, choices: Sequence[str]) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | os.PathLike):
+        raise TypeError("not text")
+    text = str(value)
+    if choices and text not in choices:
+        raise ValueError(f"not one of {', '.join(choices)}")
+    return text
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise TypeError("not a list of texts")
+    return tuple(items)
+
+
+def _whole_number(value: Any, *, least: int) -> int:
+    text = str(value)
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"not a whole number of at least {least}")
+    return int(text)
+
+
+def _truth(value: Any) -> bool:
+    text = str(value).lower()
+    if text in {"1", "on", "true", "yes"}:
+        return True
+    if text in {"0", "off", "false", "no"}:
+        return False
+    raise ValueError("neither on nor off")
+
+
+def _refuse_contradictions(request: Request) -> None:
+    def contradict(first: str, second: str) -> UsageError:
+        return UsageError(
+            f"{request.origin(first)} and {request.origin(second)} contradict each other",
+            hint="leave one of the two out",
+        )
+
+    if request.force_mmq and request.force_cublas:
+        raise contradict("force_mmq", "force_cublas")
+    if request.force_cublas and request.blas == "tiny":
+        raise UsageError(
+            "--force-cublas needs cuBLAS, and --blas tiny leaves it out", hint="--blas cublas"
+        )
+    if request.quiet and request.verbose:
+        raise contradict("quiet", "verbose")
