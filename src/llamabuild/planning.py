@@ -138,7 +138,11 @@ def make_plan(
     cublas = any("cublas" in effect.libraries for effect in effects)
     own = flavor != "backend-dl"
     facts, system = _facts(), machine.system
-    host_flags = [*facts["host"][system], *facts["host"].get(f"{flavor}-{machine.processor}", ())]
+    host_flags = [
+        *facts["host"][system],
+        *facts["host"].get(f"{system}-{flavor}", ()),
+        *facts["host"].get(f"{flavor}-{machine.processor}", ()),
+    ]
     link_flags = list(facts["link"].get(system, ()))
     may_need = [*facts["may_need"][system], *facts["may_need"]["with"].get(flavor, ())]
     if request.cxx_runtime == "static":
@@ -164,13 +168,16 @@ def make_plan(
         ),
         nvcc_flags=(
             *(f"-gencode={arch.gencode()}" for arch in archs if own),
-            *(facts["nvcc"].get(source.layout, ()) if own else ()),
+            *(source.nvcc_flags if own else ()),
             *(flag for effect in effects for flag in effect.nvcc),
             *request.nvcc_flags,
         ),
         host_flags=tuple(host_flags) if own else (),
         link_flags=tuple(link_flags),
-        libraries=(*facts["libraries"][system], *(("cublas",) if cublas else ())),
+        libraries=(
+            *facts["libraries"].get(f"{system}-{flavor}", facts["libraries"][system]),
+            *(("cublas",) if cublas else ()),
+        ),
         cmake_options=(
             ()
             if own

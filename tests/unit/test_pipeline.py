@@ -20,7 +20,6 @@ from llamabuild.errors import (
     ArchitectureError,
     CompilationError,
     ModuleRejectedError,
-    SourceError,
     ToolchainError,
 )
 from llamabuild.events import Event, Note
@@ -259,15 +258,14 @@ def test_required_gpus(bench: Bench) -> None:
         build("75", require_gpus=["all"])
 
 
-def test_without_any_source_it_says_what_one_is(
+def test_without_any_source_our_own_kernels_are_built(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(SourceError, match="no source was given") as caught:
-        llamabuild.build("75")
-    assert "--source" in caught.value.hint
-    assert not bench.compiled
+    (planned,) = llamabuild.plan("75")
+    assert planned.flavor == "bundled"
+    assert planned.source.files
 
 
 # --- the command line -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from llamabuild.arch import CudaArch
 from llamabuild.errors import SourceError, ToolchainError
 from llamabuild.planning import Plan, make_plan, needs_cublas
 from llamabuild.settings import resolve
-from llamabuild.source import ClassicRecipe, SourceTree
+from llamabuild.source import ClassicRecipe, SourceTree, bundled
 from llamabuild.toolchain import Cublas, HostCompiler, Machine, Toolkit
 
 TOOLKIT = Toolkit(
@@ -151,10 +151,25 @@ def test_the_key_ignores_folders_and_the_way_things_were_found() -> None:
     assert moved.key == planned().key
 
 
-def test_modern_trees_get_device_lambdas() -> None:
-    assert "--extended-lambda" in planned(TREE, flavor="self-contained").nvcc_flags
-    assert "--extended-lambda" not in planned(TREE).nvcc_flags  # their own CMake says it
+def test_what_a_source_needs_of_nvcc_is_said_unless_its_own_cmake_does() -> None:
+    tree = replace(TREE, nvcc_flags=("--extended-lambda",))
+    assert "--extended-lambda" in planned(tree, flavor="self-contained").nvcc_flags
+    assert "--extended-lambda" not in planned(tree).nvcc_flags
     assert "--extended-lambda" not in planned().nvcc_flags
+
+
+def test_our_own_kernels_need_no_library_and_show_only_their_interface() -> None:
+    kernels = bundled.describe()
+    plan = planned(kernels)
+    assert (plan.flavor, plan.module) == ("bundled", "ggml-cuda.so")
+    assert not {"cuda", "cublas"} & set(plan.libraries)
+    assert "-fvisibility=hidden" in plan.host_flags
+    assert "llamabuild_multiply" in plan.exports
+    assert "GGML_CUDA_FORCE_MMQ" in planned(kernels, force_mmq=True).defines
+    assert planned(kernels, force_mmq=True).key != plan.key
+    for impossible in ({"blas": "cublas"}, {"force_cublas": True}, {"no_iq": True}, {"fa": "all"}):
+        with pytest.raises(SourceError, match="our own kernels"):
+            planned(kernels, **impossible)
 
 
 def test_no_iq_leaves_files_out() -> None:

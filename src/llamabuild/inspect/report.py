@@ -222,6 +222,8 @@ def matching(module: Module, pattern: str) -> list[tuple[str, dict[str, str]]]:
 def flavor(module: Module) -> str | None:
     """How a host uses the module, told by what it exports; None where it is no ggml module."""
     exported = set(module.exported)
+    if "llamabuild_multiply" in exported:
+        return "bundled"
     if "ggml_cuda_link" in exported:
         return "classic"
     if not any(name.startswith("ggml_") for name in exported):

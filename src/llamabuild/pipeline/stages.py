@@ -8,7 +8,6 @@ from pathlib import Path
 
 from llamabuild import arch, probe, source, toolchain
 from llamabuild.arch import CudaArch, Item, Keyword
-from llamabuild.errors import SourceError
 from llamabuild.events import Listener, Note
 from llamabuild.memo import Memo
 from llamabuild.planning import Plan, make_plan, needs_cublas
@@ -98,12 +97,6 @@ def open_source(job: Job) -> Job:
     spec = job.request.source
     if spec is None:
         found = source.find_source(job.environ, job.cwd)
-        if found is None:
-            raise SourceError(
-                "no source was given, and no llamafile was found here or in ~/.llamafile",
-                hint="--source ./some.llamafile, or a llama.cpp folder, or "
-                "pypi:llama-cpp-python==0.2.56",
-            )
         spec = found.spec
         job.notify(Note("info", f"source {spec}: {found.reason}"))
     tree = source.open_source(

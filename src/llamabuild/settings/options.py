@@ -78,7 +78,8 @@ class Request:
         "text",
         None,
         "a llamafile, its folder, a llama.cpp, ggml or whisper.cpp tree or archive, or "
-        "pypi:NAME==VERSION; by default a llamafile that is found here or in ~/.llamafile",
+        "pypi:NAME==VERSION; by default a llamafile that is found here or in ~/.llamafile, else "
+        "bundled: our own kernels",
         metavar="SOURCE",
         variables=("LLAMABUILD_SOURCE",),
     )
@@ -86,7 +87,7 @@ class Request:
         "text",
         None,
         "how the module is loaded; by default what the source is made for",
-        choices=("classic", "self-contained", "backend-dl"),
+        choices=("classic", "self-contained", "backend-dl", "bundled"),
     )
     per_arch: bool = _what("flag", False, "one thin module per architecture, each cached by itself")
     literal: bool = _what(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamabuild.errors import SourceError
+from llamabuild.source.bundled import BUNDLED
 from llamabuild.source.llamafile import looks_classic
 
 __all__ = ["Found", "find_source", "newest_unpacked"]
@@ -22,11 +23,11 @@ class Found:
     reason: str
 
 
-def find_source(environ: Mapping[str, str], cwd: Path) -> Found | None:
-    """Return the one source that can be meant, none if there is nothing to be found.
+def find_source(environ: Mapping[str, str], cwd: Path) -> Found:
+    """Return the one source that can be meant.
 
     Order: ``LLAMABUILD_SOURCE``; the one llamafile in the working folder; the newest release in
-    llamafile's own folder that left its sources there.
+    llamafile's own folder that left its sources there; our own kernels.
 
     :raises SourceError: several llamafiles are candidates; they are listed.
     """
@@ -48,7 +49,9 @@ def find_source(environ: Mapping[str, str], cwd: Path) -> Found | None:
         return Found(str(here[0]), "it is the only llamafile in the working folder")
     own = Path(environ.get("HOME") or environ.get("USERPROFILE") or cwd, ".llamafile")
     folder = newest_unpacked(own)
-    return Found(str(folder), "llamafile left its sources there") if folder else None
+    if folder:
+        return Found(str(folder), "llamafile left its sources there")
+    return Found(BUNDLED, "no llamafile was found here or in ~/.llamafile")
 
 
 def newest_unpacked(own: Path) -> Path | None:

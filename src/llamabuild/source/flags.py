@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from llamabuild.source import scan
+from llamabuild.source.bundled import BUNDLED
 from llamabuild.source.model import SourceTree
 
 __all__ = ["Effect", "always", "flag_effects", "required_symbols"]
@@ -78,6 +79,8 @@ def required_symbols(tree: SourceTree, flavor: str) -> tuple[str, ...]:
     """Return what a module must export, or its host refuses it."""
     if tree.recipe is not None:
         return tree.recipe.required
+    if flavor == BUNDLED:
+        return tree.declared
     if flavor == "backend-dl":
         return ("ggml_backend_init",)
     return tuple(name for name in _SELF_CONTAINED if name in tree.declared)

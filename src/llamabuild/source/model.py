@@ -46,24 +46,25 @@ class SourceTree:
     Every name in it is relative to ``root`` and uses ``/``. The digest covers the names and the
     contents of ``files``, and nothing else of the folder is needed to build.
 
-    :param kind: ``llamafile``, ``llama.cpp``, ``ggml``, ``whisper.cpp`` or ``llama-cpp-python``.
+    :param kind: ``llamafile``, ``llama.cpp``, ``ggml``, ``whisper.cpp``, ``llama-cpp-python``
+        or ``bundled``.
     :param version: as the source states it; a range where several releases have the same
         sources (``0.8.10-0.8.11``); none where nothing states it.
     :param root: a folder of the user, or a verified copy in the cache.
     :param digest: SHA-256 of names and contents: the same in any folder, at any time.
-    :param layout: ``classic``, ``one-file`` or ``split``.
+    :param layout: ``classic``, ``one-file``, ``split`` or ``kernels`` (our own).
     :param flavors: what can be built of it, the default first.
     :param origin: what the user gave.
     :param notes: sentences for the user.
     :param watched: the user's own files and folders that this answer depends on.
-    :param core: C and C++ files that a self-contained module links in; empty for ``classic``.
+    :param core: C and C++ files that a self-contained module links in; else empty.
     :param device: CUDA files, every template instance included.
     :param includes: folders for the compilers to search.
     :param defines: for every file of a ``classic`` or ``self-contained`` module.
-    :param nvcc_flags: for every CUDA file of a ``self-contained`` module.
+    :param nvcc_flags: for every CUDA file, unless its own CMake compiles it.
     :param fast_math: whether the source's own build approximates divisions and square roots.
     :param levels: compute capabilities times ten (61, 75) at which device code changes.
-    :param declared: the ``ggml_backend_cuda_*`` functions of its header.
+    :param declared: the functions of its header: ``ggml_backend_cuda_*`` or ``llamabuild_*``.
     :param markers: what :mod:`llamabuild.source.flags` recognised in the texts.
     :param ggml_cmake: the folder whose CMake builds ``backend-dl``, where there is one.
     :param ggml_version: ggml's own version, where it states one.

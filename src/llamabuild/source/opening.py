@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llamabuild.errors import SourceError
 from llamabuild.events import Listener, Note, silent
 from llamabuild.memo import Memo
-from llamabuild.source import archive, digest, find, llamafile, shelf, trees, versions
+from llamabuild.source import archive, bundled, digest, find, llamafile, shelf, trees, versions
 from llamabuild.source.model import SourceTree
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def open_source(
 
     A source that was opened before and has not changed since costs a ``stat`` a file.
 
-    :param spec: a path, or ``pypi:NAME==VERSION``.
+    :param spec: a path, ``pypi:NAME==VERSION``, or ``bundled`` for our own kernels.
     :param scratch: folder in the cache for unpacked copies and downloads.
     :param cwd: relative paths start here.
     :raises SourceError: there is no such source, or it cannot be used.
@@ -47,6 +47,8 @@ def open_source(
     """
     opener = _Opener(spec, scratch, memo, notify)
     try:
+        if spec == bundled.BUNDLED:
+            return opener.kernels()
         if spec.startswith("pypi:"):
             return opener.release(spec.removeprefix("pypi:"), environ)
         path = _path(spec, environ, cwd)
@@ -63,6 +65,15 @@ class _Opener:
         self._scratch = scratch
         self._memo = memo
         self._notify = notify
+
+    def kernels(self) -> SourceTree:
+        """Our own kernels."""
+        root = bundled.ROOT
+        watched = (root / "src", root / "include", *root.glob("src/*"), *root.glob("include/*"))
+        answer = self._memo.recall(
+            f"kernels {root}", [*_own_files(), *watched], lambda: bundled.describe().to_json()
+        )
+        return SourceTree.from_json(answer, root=root, origin=self._spec, watched=watched)
 
     def release(self, name: str, environ: Mapping[str, str]) -> SourceTree:
         """A source archive on the package index."""

@@ -13,19 +13,20 @@ from llamabuild.source import Found, find_source
 FLAT = {"ggml-cuda.cu": b"", "tinyblas.cu": b""}
 
 
-def find(bench: Any) -> Found | None:
+def find(bench: Any) -> Found:
     return find_source(bench.environ, bench.cwd)
 
 
-def test_nothing_to_be_found(bench: Any) -> None:
-    assert find(bench) is None
+def test_our_own_kernels_are_always_there(bench: Any) -> None:
+    found = find(bench)
+    assert found.spec == "bundled"
+    assert "no llamafile" in found.reason
 
 
 def test_the_variable_comes_first(bench: Any) -> None:
     bench.file("a.llamafile", b"")
     bench.environ["LLAMABUILD_SOURCE"] = "pypi:llama-cpp-python==0.3.36"
     found = find(bench)
-    assert found is not None
     assert found.spec == "pypi:llama-cpp-python==0.3.36"
     assert "LLAMABUILD_SOURCE" in found.reason
 
@@ -36,7 +37,6 @@ def test_the_only_llamafile_here(bench: Any, samples: Any) -> None:
     bench.file("notes.txt", b"")
     (bench.cwd / "folder.llamafile").mkdir()
     found = find(bench)
-    assert found is not None
     assert found.spec == str(path)
     assert "working folder" in found.reason
 
@@ -60,7 +60,6 @@ def test_the_newest_release_that_left_its_sources(bench: Any, samples: Any) -> N
         samples.write(own / name, FLAT)
     samples.write(own / "v/0.10.1", {"ggml-cuda.so": b""})
     found = find(bench)
-    assert found is not None
     assert found.spec == str(own / "v/0.9.3")
 
 
@@ -69,12 +68,10 @@ def test_numbers_are_compared_as_numbers(bench: Any, samples: Any) -> None:
     for name in ("0.8.9", "0.8.10"):
         samples.write(own / name, FLAT)
     found = find(bench)
-    assert found is not None
     assert found.spec == str(own / "0.8.10")
 
 
 def test_the_folder_that_old_releases_share(bench: Any, samples: Any) -> None:
     own = samples.write(Path(bench.environ["HOME"]) / ".llamafile", FLAT)
     found = find(bench)
-    assert found is not None
     assert found.spec == str(own)
