@@ -7,6 +7,7 @@ started, then terminates it, then kills it.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -14,15 +15,19 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CannotStart", "Completed", "TimedOut", "capture", "environment", "stream"]
+__all__ = ["CannotStart", "Completed", "TimedOut", "capture", "environment", "stream", "within"]
 
 #: Seconds after an interrupt (nvcc removes its temporary files on one) and after a termination.
 GRACE_SECONDS = (3.0, 2.0)
 #: Seconds to wait for what was killed: a process that hangs in a driver is not waited for longer.
 KILL_SECONDS = 5.0
+
+#: When the last program must have ended, by the monotonic clock.
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
 class CannotStart(Exception):
@@ -76,6 +81,19 @@ def environment(
     return child
 
 
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Give all that the block captures so many seconds together, whatever each call was given.
+
+    What would start later does not: it raises :class:`TimedOut`, too.
+    """
+    token = _deadline.set(min(_deadline.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
 def capture(
     argv: Sequence[str | Path],
     *,
@@ -93,11 +111,14 @@ def capture(
     :raises TimedOut: it did not end in time; nothing of it is left.
     """
     began = time.monotonic()
+    timeout = min(timeout, _deadline.get() - began)
+    if timeout <= 0:
+        raise TimedOut(f"{argv[0]} was not started: the time is up")
     with _started(argv, env=env, cwd=cwd, stderr=subprocess.PIPE) as process:
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            raise TimedOut(f"{argv[0]} did not finish in {timeout:g} seconds") from None
+            raise TimedOut(f"{argv[0]} did not finish in {timeout:.3g} seconds") from None
     return Completed(
         tuple(map(str, argv)),
         process.returncode,

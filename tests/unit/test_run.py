@@ -127,6 +127,28 @@ class TestCapture:
         assert done.stdout.strip() == str(tmp_path.resolve())
 
 
+class TestWithin:
+    def test_all_calls_share_the_time(self, tools: Tools) -> None:
+        tool = tools.shell("exec sleep 60")
+        with run.within(0.5), pytest.raises(run.TimedOut, match="did not finish in 0"):
+            run.capture([tool], env=ENV, timeout=60)
+
+    def test_what_comes_too_late_is_not_started(self, tools: Tools, tmp_path: Path) -> None:
+        tool = tools.shell(f"touch '{tmp_path}/started'")
+        with run.within(60), run.within(0), pytest.raises(run.TimedOut, match="the time is up"):
+            run.capture([tool], env=ENV, timeout=60)
+        assert not (tmp_path / "started").exists()
+
+    def test_a_longer_time_inside_does_not_count(self, tools: Tools) -> None:
+        with run.within(0), run.within(60), pytest.raises(run.TimedOut):
+            run.capture([tools.shell("")], env=ENV, timeout=60)
+
+    def test_afterwards_nothing_is_left_of_it(self, tools: Tools) -> None:
+        with pytest.raises(ZeroDivisionError), run.within(0):
+            _ = 1 / 0
+        assert run.capture([tools.shell("")], env=ENV, timeout=30).returncode == 0
+
+
 class TestCannotStart:
     def check(self, argv: list[str | Path], says: str, cwd: Path | None = None) -> None:
         with pytest.raises(run.CannotStart, match=says):

@@ -67,7 +67,7 @@ def ask(argv: Sequence[str | Path], environ: Mapping[str, str], *, cwd: Path | N
     try:
         answer = run.capture(argv, env=environ, timeout=PROBE_SECONDS, cwd=cwd)
     except run.TimedOut:
-        raise Unusable(f"`{question}` gave no answer in {PROBE_SECONDS:g} seconds") from None
+        raise Unusable(f"`{question}` gave no answer in time") from None
     except run.CannotStart as error:
         raise Unusable(str(error)) from None
     if answer.returncode < 0:
