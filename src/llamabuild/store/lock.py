@@ -8,23 +8,20 @@ while another one locks its successor.
 
 from __future__ import annotations
 
-import errno
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llamabuild.events import Listener, Note
+from llamabuild.locks import try_lock, unlock
 from llamabuild.store.files import explained
 
 __all__ = ["hold", "hold_if_free"]
 
 #: Seconds between two looks at a lock that somebody else holds.
 POLL_SECONDS = 0.1
-#: What is locked is one byte far behind the text, so that others can read the text on Windows too.
-_LOCKED_BYTE = 1 << 30
 _LONGEST_TEXT = 300
 
 
@@ -69,13 +66,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 def _acquire(descriptor: int, path: Path) -> bool:
     with explained("lock", path):
-        try:
-            _lock(descriptor)
-        except OSError as error:
-            if error.errno in {errno.EAGAIN, errno.EACCES, errno.EDEADLK}:
-                return False
-            raise
-    return True
+        return try_lock(descriptor)
 
 
 @contextmanager
@@ -90,7 +81,7 @@ def _signed(descriptor: int) -> Iterator[None]:
         yield
     finally:
         _write(descriptor, "")
-        _unlock(descriptor)
+        unlock(descriptor)
 
 
 def _write(descriptor: int, text: str) -> None:
@@ -107,25 +98,3 @@ def _who(descriptor: int) -> str:
         if text:
             return text
     return "another process"
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-    def _unlock(descriptor: int) -> None:
-        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
-        with suppress(OSError):
-            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def _unlock(descriptor: int) -> None:
-        """Closing the file, which follows, unlocks it."""
