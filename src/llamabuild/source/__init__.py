@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from llamabuild.source.find import Found, find_source
 from llamabuild.source.flags import Effect, flag_effects, required_symbols
+from llamabuild.source.llamafile import (
+    classic_names,
+    loader_symbols,
+    looks_classic,
+    releases,
+    releases_of,
+)
 from llamabuild.source.model import ClassicRecipe, SourceTree
 from llamabuild.source.opening import open_source
 
@@ -12,8 +19,13 @@ __all__ = [
     "Effect",
     "Found",
     "SourceTree",
+    "classic_names",
     "find_source",
     "flag_effects",
+    "loader_symbols",
+    "looks_classic",
     "open_source",
+    "releases",
+    "releases_of",
     "required_symbols",
 ]

@@ -22,7 +22,10 @@ __all__ = [
     "classic_names",
     "collect",
     "describe",
+    "loader_symbols",
     "looks_classic",
+    "releases",
+    "releases_of",
 ]
 
 #: Gives the contents of a member (``llama.cpp/ggml.h``), or none if there is no such member.
@@ -49,6 +52,36 @@ def looks_classic(folder: Path) -> str | None:
     if (folder / DEVICE).is_file() and (folder / "tinyblas.cu").is_file():
         return "unpacked"
     return None
+
+
+def releases() -> tuple[str, ...]:
+    """Every release that carries its CUDA sources, the oldest first."""
+    return tuple(_releases()["crc32"])
+
+
+def releases_of(checksums: Mapping[str, int]) -> tuple[str, ...]:
+    """Every release that these sources can be of, by the CRC-32 that a ZIP's directory states.
+
+    :param checksums: by name in the loader's one folder: ``ggml-cuda.cu``.
+    """
+    shown = {name: f"{value:08x}" for name, value in checksums.items()}
+    table = _releases()["crc32"]
+    same = [name for name, files in table.items() if files[DEVICE] == shown.get(DEVICE)]
+    narrowed = (
+        name
+        for name in same
+        if all(shown.get(file, crc) == crc for file, crc in table[name].items())
+    )
+    return tuple(narrowed) or tuple(same)
+
+
+def loader_symbols(release: str) -> tuple[str, ...]:
+    """What the loader of a release of :func:`releases` looks up in a module, or refuses it."""
+    return tuple(
+        name
+        for name, (first, last) in _releases()["symbols"].items()
+        if _number(first) <= _number(release) <= _number(last)
+    )
 
 
 def collect(read: Reader, origin: str) -> dict[str, bytes]:

@@ -364,3 +364,27 @@ def test_names_with_spaces_quotes_and_letters_of_other_alphabets(
     folder = samples.write(bench.cwd / 'it\'s a "ßrebuild" путь $HOME', known)
     shutil.copy(bench.file("x", samples.llamafile(known)), folder / "ж b.llamafile")
     assert bench.open(folder).digest == bench.open(folder / "ж b.llamafile").digest
+
+
+def test_releases_are_known_by_the_checksums_of_a_zip_directory() -> None:
+    def of(**checksums: str) -> tuple[str, ...]:
+        return llamafile.releases_of(
+            {name.replace("_", "-", 1) + ".cu": int(crc, 16) for name, crc in checksums.items()}
+        )
+
+    assert of(ggml_cuda="57723abe") == ("0.8.1",)
+    assert of(ggml_cuda="e90a74c9") == ("0.8.5", "0.8.6")
+    assert of(ggml_cuda="00000000") == of() == ()
+    narrowed = {"ggml-cuda.cu": 0x5B024DC2, "ggml-impl.h": 0xB3923DFC, "llamafile.h": 0x8159CF0A}
+    assert llamafile.releases_of(narrowed) == ("0.8.8",)
+    assert llamafile.releases_of({**narrowed, "ggml-impl.h": 1}) == ("0.8.7", "0.8.8", "0.8.9")
+
+
+def test_each_release_looks_up_its_own_symbols() -> None:
+    assert llamafile.releases()[0] == "0.6"
+    assert len(llamafile.loader_symbols("0.6")) == 25
+    assert len(llamafile.loader_symbols("0.6.2")) == 16
+    register = "ggml_backend_cuda_register_host_buffer"
+    assert register not in llamafile.loader_symbols("0.8")
+    assert register in llamafile.loader_symbols("0.8.1")
+    assert llamafile.loader_symbols("0.10.0") == ()
