@@ -17,7 +17,19 @@ with it, and the next builder sweeps away what it left.
 
 from llamabuild.store.artifact import Artifact, Damage
 from llamabuild.store.cache import Entry, Staging, Store
+from llamabuild.store.checkup import Checkup, checkup
 from llamabuild.store.export import export
-from llamabuild.store.location import cache_root
+from llamabuild.store.location import cache_root, intended_root
 
-__all__ = ["Artifact", "Damage", "Entry", "Staging", "Store", "cache_root", "export"]
+__all__ = [
+    "Artifact",
+    "Checkup",
+    "Damage",
+    "Entry",
+    "Staging",
+    "Store",
+    "cache_root",
+    "checkup",
+    "export",
+    "intended_root",
+]

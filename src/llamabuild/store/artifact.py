@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from typing import Any
 
 from llamabuild.memo import identity
 
-__all__ = ["LOG", "MANIFEST", "Artifact", "Damage", "read_entry", "sha256"]
+__all__ = ["KEY", "LOG", "MANIFEST", "Artifact", "Damage", "read_entry", "sha256"]
 
+#: The name of an entry: its key.
+KEY = re.compile(r"[0-9a-f]{16,64}")
 MANIFEST = "manifest.json"
 LOG = "build.log"
 

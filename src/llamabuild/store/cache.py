@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,7 +14,7 @@ from typing import Any
 from llamabuild.errors import StoreError
 from llamabuild.events import Listener, Note, silent
 from llamabuild.memo import Memo
-from llamabuild.store.artifact import LOG, MANIFEST, Artifact, Damage, read_entry, sha256
+from llamabuild.store.artifact import KEY, LOG, MANIFEST, Artifact, Damage, read_entry, sha256
 from llamabuild.store.files import (
     explained,
     make_private,
@@ -28,7 +27,6 @@ from llamabuild.store.lock import hold, hold_if_free
 
 __all__ = ["Entry", "Staging", "Store"]
 
-_KEY = re.compile(r"[0-9a-f]{16,64}")
 #: Backup programs that know it leave a folder with this file alone: https://bford.info/cachedir/
 _CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by llamabuild.\n"
 
@@ -221,7 +219,7 @@ class Store:
     # The layout of the folder.
 
     def _folder_of(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
+        if not KEY.fullmatch(key):
             raise ValueError(f"not a key: {key!r}")
         return self.base / key
 
@@ -236,7 +234,7 @@ class Store:
 
     def _keys(self) -> list[str]:
         with explained("read", self.base):
-            return [entry.name for entry in self.base.iterdir() if _KEY.fullmatch(entry.name)]
+            return [entry.name for entry in self.base.iterdir() if KEY.fullmatch(entry.name)]
 
     def _digest(self, path: Path) -> str:
         answer = self._digests.recall("sha256", [path], lambda: sha256(path))

@@ -11,7 +11,15 @@ from pathlib import Path
 
 from llamabuild.errors import StoreError
 
-__all__ = ["explained", "make_private", "remove_tree", "sync_file", "sync_folder", "token"]
+__all__ = [
+    "check_private",
+    "explained",
+    "make_private",
+    "remove_tree",
+    "sync_file",
+    "sync_folder",
+    "token",
+]
 
 _HINTS = {
     errno.ENOSPC: "free some space (llamabuild cache prune), or name another disk with {option}",
@@ -47,13 +55,22 @@ def explained(doing: str, path: Path, *, option: str = "--cache-dir") -> Iterato
 def make_private(folder: Path) -> None:
     """Create ``folder`` for its owner alone; accept one that exists if nobody else can write it.
 
-    Who can write the cache can run code as its user, by way of a module. Windows keeps a user's
-    folders private by inherited access lists, which are not looked at.
-
-    :raises StoreError: it cannot be created, belongs to somebody else, or others can write it.
+    :raises StoreError: it cannot be created, or :func:`check_private` refuses it.
     """
     with explained("create the cache folder", folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_private(folder)
+
+
+def check_private(folder: Path) -> None:
+    """Refuse a folder that others can write.
+
+    Who can write the cache can run code as its user, by way of a module. Windows keeps a user's
+    folders private by inherited access lists, which are not looked at.
+
+    :raises StoreError: it belongs to somebody else, or others can write it.
+    """
+    with explained("read the cache folder", folder):
         status = folder.stat()
     if sys.platform == "win32":
         return

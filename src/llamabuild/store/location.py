@@ -11,7 +11,7 @@ from pathlib import Path
 from llamabuild.errors import StoreError
 from llamabuild.events import Listener, Note, silent
 
-__all__ = ["cache_root"]
+__all__ = ["cache_root", "intended_root"]
 
 
 def cache_root(option: str | None, environ: Mapping[str, str], notify: Listener = silent) -> Path:
@@ -24,11 +24,9 @@ def cache_root(option: str | None, environ: Mapping[str, str], notify: Listener 
 
     :raises StoreError: there is not even a folder for temporary files.
     """
-    chosen = option or environ.get("LLAMABUILD_CACHE_DIR")
-    if chosen:
-        with suppress(RuntimeError):  # a ~ without a home stays as it is
-            return Path(chosen).expanduser().absolute()
-        return Path(chosen).absolute()
+    chosen = _chosen(option, environ)
+    if chosen is not None:
+        return chosen
     home = _platform_folder(environ)
     if home is not None and _can_write(home):
         return home
@@ -41,6 +39,23 @@ def cache_root(option: str | None, environ: Mapping[str, str], notify: Listener 
         )
     )
     return fallback
+
+
+def intended_root(option: str | None, environ: Mapping[str, str]) -> Path | None:
+    """Say where the cache belongs, whether or not it can be written; nothing is created.
+
+    None where there is no home: :func:`cache_root` would take a folder for temporary files.
+    """
+    return _chosen(option, environ) or _platform_folder(environ)
+
+
+def _chosen(option: str | None, environ: Mapping[str, str]) -> Path | None:
+    chosen = option or environ.get("LLAMABUILD_CACHE_DIR")
+    if not chosen:
+        return None
+    with suppress(RuntimeError):  # a ~ without a home stays as it is
+        return Path(chosen).expanduser().absolute()
+    return Path(chosen).absolute()
 
 
 def _platform_folder(environ: Mapping[str, str]) -> Path | None:
