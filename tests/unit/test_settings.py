@@ -217,6 +217,7 @@ class TestKinds:
 
     def test_a_bad_variable_that_is_overruled_does_no_harm(self) -> None:
         assert resolve({"jobs": 2}, {"MAX_JOBS": "x"}).jobs == 2
+        assert resolve({}, {"MAX_JOBS": "x"}, "detect").jobs is None  # which starts no compiler
 
     def test_the_hint_can_be_typed(self) -> None:
         assert refused({"blas": "mkl"}).hint == "--blas tiny|cublas"

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         named = vars(parse(argv))
         command = named.pop("command")
         arguments = {name: named.pop(name) for name in commands.ARGUMENT_NAMES if name in named}
-        request = resolve(named, environ)
+        request = resolve(named, environ, command)
         renderer = Renderer(environ, verbose=request.verbose, quiet=request.quiet)
         call = commands.Call(tuple(argv), request, arguments, environ, renderer)
         return commands.command(command)(call)

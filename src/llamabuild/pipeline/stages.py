@@ -94,13 +94,12 @@ def look_at_gpus(job: Job) -> Job:
 
 def open_source(job: Job) -> Job:
     """Find and open the source; the compilers will see exactly the files that its digest covers."""
-    spec = job.request.source
-    if spec is None:
+    found = source.Found(job.request.source or "", "")
+    if job.request.source is None:
         found = source.find_source(job.environ, job.cwd)
-        spec = found.spec
-        job.notify(Note("info", f"source {spec}: {found.reason}"))
+        job.notify(Note("info", f"source {found.spec}: {found.reason}"))
     tree = source.open_source(
-        spec,
+        found.spec,
         scratch=job.store.base / "sources",
         environ=job.environ,
         cwd=job.cwd,
@@ -109,7 +108,7 @@ def open_source(job: Job) -> Job:
     )
     for text in tree.notes:
         job.notify(Note("info", text))
-    return replace(job, source=tree)
+    return replace(job, source=replace(tree, watched=(*found.watched, *tree.watched)))
 
 
 def find_toolkits(job: Job) -> Job:
@@ -175,9 +174,9 @@ def plan(job: Job) -> Job:
 def depends_on(job: Job) -> tuple[Path, ...]:
     """Every file and folder that the answer depends on.
 
-    None where it depends on more: on the GPUs, or on which llamafiles lie about.
+    None where it depends on the GPUs.
     """
-    if job.detection is not None or job.request.source is None:
+    if job.detection is not None:
         return ()
     assert job.source is not None
     assert job.toolkits is not None

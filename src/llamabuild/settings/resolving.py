@@ -13,10 +13,13 @@ from llamabuild.settings.options import OPTIONS, Option, Request
 __all__ = ["resolve"]
 
 
-def resolve(given: Mapping[str, Any], environ: Mapping[str, str]) -> Request:
+def resolve(
+    given: Mapping[str, Any], environ: Mapping[str, str], command: str = "build"
+) -> Request:
     """Fill what the user left open from the environment and the defaults.
 
     :param given: option name -> value, with absent or ``None`` meaning "not said".
+    :param command: its options alone are looked up in the environment.
     :raises UsageError: an unknown name, a value of the wrong kind or outside the choices, a
         contradiction between two options.
     """
@@ -28,7 +31,8 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str]) -> Request:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for option in OPTIONS:
-        value, origin = _first_said(option, given, environ)
+        heeded = environ if command in option.commands else {}
+        value, origin = _first_said(option, given, heeded)
         values[option.name] = value if origin == "default" else _checked(option, value, origin)
         origins[option.name] = origin
     request = Request(**values, origins=origins)

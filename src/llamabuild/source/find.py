@@ -17,10 +17,14 @@ _VARIABLE = "LLAMABUILD_SOURCE"
 
 @dataclass(frozen=True)
 class Found:
-    """A source for :func:`open_source`, and a sentence that says why this one."""
+    """A source for :func:`open_source`, and a sentence that says why this one.
+
+    ``watched`` are the folders that were looked into: another answer would change one of them.
+    """
 
     spec: str
     reason: str
+    watched: tuple[Path, ...] = ()
 
 
 def find_source(environ: Mapping[str, str], cwd: Path) -> Found:
@@ -46,12 +50,16 @@ def find_source(environ: Mapping[str, str], cwd: Path) -> Found:
             hint=f"name one of them with --source or {_VARIABLE}",
         )
     if here:
-        return Found(str(here[0]), "it is the only llamafile in the working folder")
+        return Found(str(here[0]), "it is the only llamafile in the working folder", (cwd,))
     own = Path(environ.get("HOME") or environ.get("USERPROFILE") or cwd, ".llamafile")
-    folder = newest_unpacked(own)
-    if folder:
-        return Found(str(folder), "llamafile left its sources there")
-    return Found(BUNDLED, "no llamafile was found here or in ~/.llamafile")
+    watched = (cwd, own, *_places(own))
+    if folder := newest_unpacked(own):
+        return Found(str(folder), "llamafile left its sources there", watched)
+    return Found(BUNDLED, "no llamafile was found here or in ~/.llamafile", watched)
+
+
+def _places(own: Path) -> tuple[Path, ...]:
+    return (own / "v", *_newest_first(own / "v"))
 
 
 def newest_unpacked(own: Path) -> Path | None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llamabuild.errors import SourceError
+from llamabuild.memo import identity
 from llamabuild.source import Found, find_source
 
 FLAT = {"ggml-cuda.cu": b"", "tinyblas.cu": b""}
@@ -21,6 +22,20 @@ def test_our_own_kernels_are_always_there(bench: Any) -> None:
     found = find(bench)
     assert found.spec == "bundled"
     assert "no llamafile" in found.reason
+
+
+def test_what_would_change_the_answer_changes_a_watched_folder(bench: Any, samples: Any) -> None:
+    own = Path(bench.environ["HOME"]) / ".llamafile"
+    unpacked = (own, own / "v/0.9.3")
+    for folder in (*unpacked, bench.cwd):
+        before = find(bench)
+        seen = [identity(path) for path in before.watched]
+        if folder == bench.cwd:
+            bench.file("a.llamafile", b"")
+        else:
+            samples.write(folder, FLAT)
+        assert find(bench) != before
+        assert [identity(path) for path in before.watched] != seen
 
 
 def test_the_variable_comes_first(bench: Any) -> None:
@@ -43,7 +58,9 @@ def test_the_only_llamafile_here(bench: Any, samples: Any) -> None:
 
 def test_windows_names_it_exe(bench: Any) -> None:
     path = bench.file("llava.llamafile.exe", b"")
-    assert find(bench) == Found(str(path), "it is the only llamafile in the working folder")
+    assert find(bench) == Found(
+        str(path), "it is the only llamafile in the working folder", (bench.cwd,)
+    )
 
 
 def test_several_are_a_question(bench: Any) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from llamabuild import pipeline, replay
 from llamabuild.cli.commands.call import Call, document, say, show
 from llamabuild.cli.render import duration, size
+from llamabuild.planning import Plan
 
 __all__ = ["build", "plan"]
 
@@ -47,24 +48,27 @@ def plan(call: Call) -> int:
     if call.request.json:
         show(document({"plans": [plan.describe() for plan in plans]}))
         return 0
-    for plan in plans:
-        described = plan.describe()
-        source, toolkit = described["source"], described["toolkit"]
-        compiler = described["host_compiler"]
-        rows = {
-            "module": f"{plan.module} ({plan.flavor})",
-            "archs": " ".join(described["archs"]),
-            "source": f"{source['kind']} {source['version'] or '(unknown version)'}, "
-            f"{source['digest'][:12]}",
-            "toolkit": f"CUDA {toolkit['version']}, {toolkit['path']} ({toolkit['found_via']})",
-            "compiler": f"{compiler['kind']} {compiler['version']}, {compiler['path']}",
-            "defines": " ".join(plan.defines),
-            "nvcc": " ".join(plan.nvcc_flags),
-            "cmake": " ".join(f"-D{option}" for option in plan.cmake_options),
-            "key": plan.key,
-        }
-        show("".join(f"{name + ':':10}{text}\n" for name, text in rows.items() if text))
+    show("\n".join(_planned_text(plan) for plan in plans))
     return 0
+
+
+def _planned_text(plan: Plan) -> str:
+    described = plan.describe()
+    source, toolkit = described["source"], described["toolkit"]
+    compiler = described["host_compiler"]
+    rows = {
+        "module": f"{plan.module} ({plan.flavor})",
+        "archs": " ".join(described["archs"]),
+        "source": f"{source['kind']} {source['version'] or '(unknown version)'}, "
+        f"{source['digest'][:12]}",
+        "toolkit": f"CUDA {toolkit['version']}, {toolkit['path']} ({toolkit['found_via']})",
+        "compiler": f"{compiler['kind']} {compiler['version']}, {compiler['path']}",
+        "defines": " ".join(plan.defines),
+        "nvcc": " ".join(plan.nvcc_flags),
+        "cmake": " ".join(f"-D{option}" for option in plan.cmake_options),
+        "key": plan.key,
+    }
+    return "".join(f"{name + ':':10}{text}\n" for name, text in rows.items() if text)
 
 
 def _start(call: Call) -> pipeline.Job:
