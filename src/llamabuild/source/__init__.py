@@ -11,6 +11,7 @@ from llamabuild.source.llamafile import (
     releases,
     releases_of,
 )
+from llamabuild.source.loaders import loaders
 from llamabuild.source.model import ClassicRecipe, SourceTree
 from llamabuild.source.opening import open_source
 
@@ -23,6 +24,7 @@ __all__ = [
     "find_source",
     "flag_effects",
     "loader_symbols",
+    "loaders",
     "looks_classic",
     "open_source",
     "releases",

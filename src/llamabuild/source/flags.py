@@ -11,10 +11,10 @@ from llamabuild.source import scan
 from llamabuild.source.bundled import BUNDLED
 from llamabuild.source.model import SourceTree
 
-__all__ = ["Effect", "always", "flag_effects", "required_symbols"]
+__all__ = ["SELF_CONTAINED", "Effect", "always", "flag_effects", "required_symbols"]
 
 #: What llamafile 0.10 and later look up (llamafile/cuda.c); the last only from 0.10.4 on.
-_SELF_CONTAINED = (
+SELF_CONTAINED = (
     "ggml_backend_cuda_init",
     "ggml_backend_cuda_reg",
     "ggml_backend_cuda_get_device_count",
@@ -83,7 +83,7 @@ def required_symbols(tree: SourceTree, flavor: str) -> tuple[str, ...]:
         return tree.declared
     if flavor == "backend-dl":
         return ("ggml_backend_init",)
-    return tuple(name for name in _SELF_CONTAINED if name in tree.declared)
+    return tuple(name for name in SELF_CONTAINED if name in tree.declared)
 
 
 def _applies(entry: Mapping[str, Any], flavor: str, markers: frozenset[str]) -> bool:
