@@ -16,6 +16,7 @@ __all__ = [
     "describe",
     "families",
     "hip_features",
+    "hip_levels",
     "known_cuda",
 ]
 
@@ -83,6 +84,11 @@ def hip_features() -> Mapping[str, frozenset[str]]:
         target: frozenset(feature for feature in ("sramecc", "xnack") if target in table[feature])
         for target in table["targets"]
     }
+
+
+def hip_levels() -> tuple[str, ...]:
+    """AMD targets at which ggml's sources switch to other device code, oldest hardware first."""
+    return tuple(_tables()["hip"]["levels"])
 
 
 def _compiles(version: Version, arch: CudaArch) -> bool:
