@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llamabuild.arch.expansion import expand, missing, needed
 from llamabuild.arch.facts import CudaRange, compilers, describe, known_cuda
-from llamabuild.arch.hip import expand_hip, hip_target, needed_hip, sorted_targets
+from llamabuild.arch.hip import expand_hip, hip_target, known_hip, needed_hip, sorted_targets
 from llamabuild.arch.model import CudaArch, HipTarget, Item, Keyword
 from llamabuild.arch.names import product_archs, products
 from llamabuild.arch.overrides import (
@@ -33,6 +33,7 @@ __all__ = [
     "gfx_version",
     "hip_target",
     "known_cuda",
+    "known_hip",
     "known_wrong",
     "listed_targets",
     "missing",

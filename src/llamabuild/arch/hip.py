@@ -12,7 +12,12 @@ from llamabuild.arch import facts
 from llamabuild.arch.model import CudaArch, HipTarget, Item, Keyword
 from llamabuild.errors import ArchitectureError
 
-__all__ = ["expand_hip", "hip_target", "needed_hip", "sorted_targets"]
+__all__ = ["expand_hip", "hip_target", "known_hip", "needed_hip", "sorted_targets"]
+
+
+def known_hip() -> tuple[str, ...]:
+    """Every AMD target that we know, oldest hardware first."""
+    return tuple(facts.hip_features())
 
 
 def hip_target(text: str) -> HipTarget:
@@ -23,7 +28,7 @@ def hip_target(text: str) -> HipTarget:
 
 def sorted_targets(targets: Iterable[HipTarget]) -> tuple[HipTarget, ...]:
     """Return each of ``targets`` once, oldest hardware first, what we do not know last."""
-    order = {name: place for place, name in enumerate(facts.hip_features())}
+    order = {name: place for place, name in enumerate(known_hip())}
     return tuple(sorted(set(targets), key=lambda one: (order.get(one.name, len(order)), one)))
 
 

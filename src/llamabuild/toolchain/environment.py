@@ -11,7 +11,7 @@ from llamabuild import run
 from llamabuild.toolchain.model import HostCompiler, Toolkit
 from llamabuild.toolchain.programs import NVCC_FLAGS
 
-__all__ = ["compiler_environment", "ignored_variables"]
+__all__ = ["compiler_environment", "hip_environment", "ignored_variables"]
 
 #: Variables that change what is compiled, though nobody sees it in the command: the cache key
 #: could not tell the results apart. (INCLUDE and LIB are MSVC's own, and stay.)
@@ -44,6 +44,13 @@ DECIDED = (
     "CUDAToolkit_ROOT",
     "CC",
     "CXX",
+)
+
+#: The same for HIP. Beside these, CCC_OVERRIDE_OPTIONS edits every command of clang unseen.
+HIDDEN_HIP = ("CCC_OVERRIDE_OPTIONS", "HIPCC_COMPILE_FLAGS_APPEND", "HIPCC_LINK_FLAGS_APPEND")
+DECIDED_HIP = (
+    *("ROCM_PATH", "ROCM_HOME", "HIP_PATH", "HIP_DEVICE_LIB_PATH", "DEVICE_LIB_PATH"),
+    *("HIP_CLANG_PATH", "HIP_COMPILER", "HIP_RUNTIME", "HIPCXX", "HIPFLAGS", "HIPARCHS"),
 )
 
 
@@ -79,14 +86,27 @@ def compiler_environment(
     )
 
 
+def hip_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for every compiler of one build for AMD GPUs.
+
+    clang is told by arguments where everything is. ``HIP_PLATFORM`` is for what a tree's own CMake
+    starts: where nvcc is installed too, ``hipcc`` and ``hipconfig`` would take that.
+    """
+    return run.environment(
+        environ,
+        unset=(*HIDDEN_INPUTS, *DECIDED, *HIDDEN_HIP, *DECIDED_HIP),
+        update={"HIP_PLATFORM": "amd"},
+    )
+
+
 def ignored_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the variables that :func:`compiler_environment` leaves out and a user may miss.
+    """Return the variables that compilers' environments leave out and a user may miss.
 
     conda sets NVCC_PREPEND_FLAGS to name its host compiler, which the search finds by itself; that
     alone is no reason to speak.
     """
     return tuple(
         name
-        for name in HIDDEN_INPUTS
+        for name in (*HIDDEN_INPUTS, *HIDDEN_HIP)
         if re.sub(r"(-ccbin|--compiler-bindir)[= ]\S+", "", environ.get(name, "")).strip()
     )

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from llamabuild.arch import CudaArch
+from llamabuild.arch import CudaArch, HipTarget
 
 __all__ = [
     "BuildTools",
     "Choice",
     "Cublas",
+    "Hipblas",
     "HostCompiler",
     "Machine",
     "Rejected",
+    "Rocm",
+    "RocmSearch",
     "System",
     "Toolkit",
     "ToolkitSearch",
@@ -132,6 +135,62 @@ class Toolkit:
 
 
 @dataclass(frozen=True)
+class Hipblas:
+    """hipBLAS and the rocBLAS below it: ``libraries`` are the files to link."""
+
+    include_dir: Path
+    libraries: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Rocm:
+    """A ROCm that compiles HIP: a clang, HIP's headers and runtime, and device libraries.
+
+    :param version: HIP's own, ``5.2.21153``; its first two numbers are ROCm's.
+    :param root: what clang is told as ``--rocm-path``; for Debian's packages ``/usr``.
+    :param clang: ``clang++``, which is driven directly: ``hipcc`` is a script around it.
+    :param llvm: clang's version, ``15.0.6``.
+    :param found_via: the step of the search that found it first, ``ROCM_PATH``.
+    :param named: whether the user named this very ROCm (``--toolkit`` or a variable).
+    :param targets: what can be compiled, oldest hardware first: the device libraries have it and
+        clang knows it.
+    :param without_libraries: processors that clang knows and the device libraries do not.
+    :param device_libraries: the folder of ``ockl.bc``.
+    :param device_digest: tells one version of the device libraries from another.
+    :param runtime: the ``libamdhip64.so`` to link.
+    """
+
+    version: str
+    root: Path
+    clang: Path
+    llvm: str
+    found_via: str
+    named: bool
+    targets: tuple[HipTarget, ...]
+    without_libraries: tuple[str, ...]
+    include_dir: Path
+    device_libraries: Path
+    device_digest: str
+    runtime: Path
+    hipblas: Hipblas | None
+    backend: Literal["hip"] = "hip"
+
+    @property
+    def label(self) -> str:
+        """How messages call it: ``HIP 5.2.21153 (/usr)``."""
+        return f"HIP {self.version} ({self.root})"
+
+    @property
+    def identity(self) -> str:
+        """The versions that decide what it compiles to; the same wherever it is installed."""
+        return f"hip {self.version}; clang {self.llvm}; device libraries {self.device_digest}"
+
+    def compiles(self, target: HipTarget) -> bool:
+        """Whether this ROCm can write code for ``target``, pinned to a feature or not."""
+        return HipTarget(target.name) in self.targets
+
+
+@dataclass(frozen=True)
 class Rejected:
     """Something that looked like a toolkit and is not used: which, why, and what would mend it."""
 
@@ -153,6 +212,16 @@ class ToolkitSearch:
     """
 
     toolkits: tuple[Toolkit, ...]
+    rejected: tuple[Rejected, ...] = ()
+    warnings: tuple[str, ...] = ()
+    watched: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class RocmSearch:
+    """The same for ROCm."""
+
+    toolkits: tuple[Rocm, ...]
     rejected: tuple[Rejected, ...] = ()
     warnings: tuple[str, ...] = ()
     watched: tuple[Path, ...] = ()
