@@ -1,0 +1,1 @@
+"""Puts a module where its user loads it."""
