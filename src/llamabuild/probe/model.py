@@ -17,8 +17,12 @@ class Gpu:
         which no GPU of a :class:`Detection` has.
     :param memory_bytes: its own memory; none where it shares the host's, or does not say.
     :param driver: version of the driver, such as "535.261.03"; "" if unknown.
-    :param found_via: who told: "NVML", "libcuda", "nvidia-smi" or "device tree".
+    :param found_via: who told: "NVML", "libcuda", "nvidia-smi" or "device tree"; "KFD", "rocminfo"
+        or "amdgpu-arch".
     :param uuid: "GPU-…", unique in the world; "" if unknown.
+    :param integrated: a part of an AMD processor, whose memory it shares.
+    :param node: AMD: the number by which ROCm's runtime knows it, processors counted as well; it is
+        that of HSA_OVERRIDE_GFX_VERSION_1.
     """
 
     vendor: Literal["nvidia", "amd"]
@@ -29,6 +33,8 @@ class Gpu:
     driver: str
     found_via: str
     uuid: str
+    integrated: bool = False
+    node: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,10 @@ class Detection:
 
     :param problems: what is wrong; at least one where there is no GPU.
     :param driver_cuda: the newest CUDA version that the driver can run, such as (12, 8).
+    :param absent: there is neither a GPU of this vendor nor a driver: nothing to mend.
     """
 
     gpus: tuple[Gpu, ...]
     problems: tuple[Problem, ...]
     driver_cuda: tuple[int, int] | None
+    absent: bool = False

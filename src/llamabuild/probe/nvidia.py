@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -24,6 +23,7 @@ from llamabuild.probe.interfaces import (
     nvml,
 )
 from llamabuild.probe.model import Detection, Gpu, Problem
+from llamabuild.probe.pci import has_card
 
 __all__ = ["INTERFACES", "detect_nvidia"]
 
@@ -32,6 +32,7 @@ Interface: TypeAlias = Callable[[Machine], Answer]
 #: In the order in which they are asked. The first that knows every GPU's architecture answers.
 INTERFACES: tuple[Interface, ...] = (nvml, libcuda, nvidia_smi, device_tree)
 
+_NVIDIA = "0x10de"
 _OR_NAME = "or name what to build for, for example --arch 89 or --arch 'rtx 4090'"
 _IN_CONTAINER = "in a container, start it with --gpus all"
 
@@ -79,7 +80,8 @@ def detect_nvidia(
         return _masked(with_gpus[0], mask)
     silent = tuple(_broken(one, "") for answer in answers for one in answer.silent)
     problem = broken[0] if broken else _why_none(machine, idle=idle, asked=bool(answers))
-    return Detection((), silent or (problem,), None)
+    signs = broken or answers or idle or kernel_driver(root) or has_card(root, _NVIDIA)
+    return Detection((), silent or (problem,), None, absent=not signs)
 
 
 def _with_names_read(answer: Answer) -> Answer:
@@ -186,7 +188,7 @@ def _why_none(machine: Machine, *, idle: bool, asked: bool) -> Problem:
             f"version {running} runs in the kernel, but its libraries cannot be found",
             f"{_IN_CONTAINER}; else reinstall the driver",
         )
-    if idle and not asked and (running or _has_card(machine.root)):
+    if idle and not asked and (running or has_card(machine.root, _NVIDIA)):
         return _broken(
             "it is installed, but does not serve the NVIDIA GPU of this machine",
             f"load it with sudo modprobe nvidia, or restart the machine; {_IN_CONTAINER}",
@@ -197,18 +199,8 @@ def _why_none(machine: Machine, *, idle: bool, asked: bool) -> Problem:
             ("update NVIDIA's driver in Windows" if wsl else _IN_CONTAINER) + f"; {_OR_NAME}",
         )
     where = "in Windows, outside WSL" if wsl else "https://www.nvidia.com/drivers"
-    gpu = "is an NVIDIA GPU, but " if _has_card(machine.root) else "is "
+    gpu = "is an NVIDIA GPU, but " if has_card(machine.root, _NVIDIA) else "is "
     return Problem(
         f"there {gpu}no NVIDIA driver on this machine",
         f"install the driver of the GPU ({where}); {_OR_NAME}",
     )
-
-
-def _has_card(root: Path) -> bool:
-    """Tell whether an NVIDIA display or 3D controller is on the PCI bus."""
-    for device in (root / "sys/bus/pci/devices").glob("*"):
-        with suppress(OSError):
-            vendor, kind = (device / "vendor").read_text(), (device / "class").read_text()
-            if vendor.strip() == "0x10de" and kind.startswith("0x03"):
-                return True
-    return False
