@@ -251,6 +251,33 @@ def second_opinion(path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs shared objects of Linux")
+@pytest.mark.parametrize("options", [["-O0"], ["-O2"], ["-O2", "-s"]])
+def test_the_version_of_ggml_is_read_from_compiled_code(tmp_path: Path, options: list[str]) -> None:
+    """As ggml.c has it; and a C++ runtime is where the compiler was told to put it."""
+    code = tmp_path / "version.cpp"
+    code.write_text(
+        "#include <stdexcept>\n"
+        'extern "C" const char *ggml_version() { return "0.21.0"; }\n'
+        'extern "C" const char *ggml_commit() { return "abc123-dirty"; }\n'
+        'void fail(int how) { if (how) throw std::runtime_error("no"); }\n'
+    )
+    output = tmp_path / "version.so"
+    for runtime in ("static", "shared"):
+        linked = ["-static-libstdc++", "-static-libgcc"] if runtime == "static" else []
+        done = run.capture(
+            ["g++", "-fPIC", "-shared", *options, *linked, code, "-o", output],
+            env=ENVIRON,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.text
+        module = inspect.read_module(output)
+        assert (module.ggml_version, module.ggml_commit) == ("0.21.0", "abc123-dirty")
+        assert module.cxx_runtime == runtime
+        assert module.stripped == ("-s" in options)
+        assert re.fullmatch(r"[0-9a-f]{40}", module.build_id)
+
+
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Modules that nobody here built: for Linux and for Windows, by seven CUDAs and by ROCm."""

@@ -53,6 +53,9 @@ class Comparison:
             for what, old, new in (
                 ("glibc", self.before.glibc, self.after.glibc),
                 ("GLIBCXX", self.before.glibcxx, self.after.glibcxx),
+                ("C++ runtime", self.before.cxx_runtime, self.after.cxx_runtime),
+                ("ggml", self.before.ggml_version, self.after.ggml_version),
+                ("ggml commit", self.before.ggml_commit, self.after.ggml_commit),
                 ("soname", self.before.soname, self.after.soname),
                 ("size in bytes", str(self.before.size_bytes), str(self.after.size_bytes)),
             )
@@ -80,6 +83,9 @@ class Comparison:
             "needed": both(self.needed),
             "glibc": [self.before.glibc or None, self.after.glibc or None],
             "glibcxx": [self.before.glibcxx or None, self.after.glibcxx or None],
+            "cxx_runtime": [self.before.cxx_runtime or None, self.after.cxx_runtime or None],
+            "ggml_version": [self.before.ggml_version or None, self.after.ggml_version or None],
+            "ggml_commit": [self.before.ggml_commit or None, self.after.ggml_commit or None],
             "size_bytes": [self.before.size_bytes, self.after.size_bytes],
         }
 

@@ -13,14 +13,19 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from llamabuild.inspect.constants import returned_text
 from llamabuild.inspect.image import Damaged, Image, Names
 from llamabuild.inspect.model import Linkage
 
 __all__ = ["MAGIC", "Elf", "Section", "Symbol", "linkage", "parse"]
 
 MAGIC = b"\x7fELF"
+
+#: Shared C++ runtimes, and a name that stands in each of them: in a module, it came in statically.
+_CXX_RUNTIMES = re.compile(r"lib(?:std)?c\+\+(?:abi)?\.so\b.*")
+_CXX_RUNTIME_INSIDE = re.compile(rb"N10__cxxabiv117__class_type_infoE")
 
 #: More sections or symbols than any real file; 67,000 kernels would fit.
 MOST_SECTIONS = 1 << 18
@@ -40,6 +45,7 @@ _DT_NEEDED, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 14, 15, 29
 _SHN_UNDEF = 0
 _LOCAL, _WEAK = 0, 2
 _NT_GNU_BUILD_ID = 3
+_SHF_ALLOC = 2
 _MACHINES = {62: "x86_64", 183: "aarch64", 21: "ppc64le", 243: "riscv64"}
 
 
@@ -118,6 +124,16 @@ class Elf:
         section = self.section(name)
         return memoryview(b"") if section is None else self.content(section)
 
+    def loaded(self, address: int, size: int) -> bytes:
+        """At most ``size`` bytes that lie at an address when the file is loaded.
+
+        :raises Damaged: nothing from the file lies there.
+        """
+        for section in self.sections:
+            if section.flags & _SHF_ALLOC and 0 <= address - section.address < section.size:
+                return bytes(self.content(section)[address - section.address :][:size])
+        raise Damaged(f"address {address:#x} lies in none of its sections")
+
     def dynamic_symbols(self) -> Iterator[Symbol]:
         """The symbols that the dynamic linker sees."""
         return self.symbols(_SHT_DYNSYM)
@@ -168,9 +184,16 @@ def linkage(file: Elf) -> Linkage:
     symbols = list(file.symbols(_SHT_DYNSYM))
     versions = tuple(_versions(file))
     tags = list(_dynamic(file))
+    needed = tuple(text for tag, text in tags if tag == _DT_NEEDED)
+    machine = _MACHINES.get(file.machine, str(file.machine))
+    says = {
+        symbol.name: returned_text(file.loaded, symbol.value, machine)
+        for symbol in symbols
+        if symbol.section and symbol.name in ("ggml_version", "ggml_commit")
+    }
     return Linkage(
         format="elf",
-        machine=_MACHINES.get(file.machine, str(file.machine)),
+        machine=machine,
         exported=_names(
             symbol for symbol in symbols if symbol.section and symbol.binding != _LOCAL
         ),
@@ -179,7 +202,7 @@ def linkage(file: Elf) -> Linkage:
             for symbol in symbols
             if not symbol.section and symbol.binding not in (_LOCAL, _WEAK)
         ),
-        needed=tuple(text for tag, text in tags if tag == _DT_NEEDED),
+        needed=needed,
         soname=next((text for tag, text in tags if tag == _DT_SONAME), ""),
         stripped=file.section(".symtab") is None,
         runpath=tuple(
@@ -192,7 +215,16 @@ def linkage(file: Elf) -> Linkage:
         glibc=_highest("GLIBC", versions),
         glibcxx=_highest("GLIBCXX", versions),
         build_id=_build_id(file),
+        cxx_runtime=_cxx_runtime(file, needed),
+        ggml_version=says.get("ggml_version", ""),
+        ggml_commit=says.get("ggml_commit", ""),
     )
+
+
+def _cxx_runtime(file: Elf, needed: Iterable[str]) -> Literal["static", "shared", ""]:
+    if any(_CXX_RUNTIMES.fullmatch(library) for library in needed):
+        return "shared"
+    return "static" if _CXX_RUNTIME_INSIDE.search(file.find(".rodata")) else ""
 
 
 def _names(symbols: Iterable[Symbol]) -> tuple[str, ...]:

@@ -59,6 +59,9 @@ class Linkage:
     glibc: str = ""  # the highest version asked for ("2.34"); empty where none is
     glibcxx: str = ""
     build_id: str = ""
+    cxx_runtime: Literal["static", "shared", ""] = ""  # empty: none, as far as one can see
+    ggml_version: str = ""  # what ggml_version() and ggml_commit() in it return
+    ggml_commit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,14 @@ The layout is Microsoft's "PE Format" page. Only 64-bit files (PE32+) carry GPU 
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from llamabuild.inspect.constants import returned_text
 from llamabuild.inspect.image import LONGEST_NAME, Damaged, Image
 from llamabuild.inspect.model import Linkage
 
@@ -28,10 +30,15 @@ _IMPORT = struct.Struct("<IIIII")
 _DELAYED = struct.Struct("<IIIIIIII")
 _THUNK = struct.Struct("<Q")
 _WORD = struct.Struct("<I")
+_HALF = struct.Struct("<H")
 
 _EXPORT_DIRECTORY, _IMPORT_DIRECTORY, _DELAYED_DIRECTORY = 0, 1, 13
 _BY_ORDINAL = 1 << 63
 _MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64"}
+
+#: C++ runtimes of Microsoft, GCC and LLVM, and a name that every user of Microsoft's has inside.
+_CXX_RUNTIMES = re.compile(r"(?:msvcp|vcruntime)\d+\w*\.dll|lib(?:std)?c\+\+.*\.dll", re.IGNORECASE)
+_USES_CXX_RUNTIME = re.compile(rb"\.\?AVtype_info@@")
 
 #: Far above any real library: names exported (65,535 ordinals exist), bytes of all names, where an
 #: import counts for 64 more.
@@ -100,6 +107,14 @@ class Pe:
         self.spend(end)
         return text[:end].decode("ascii", "replace")
 
+    def loaded(self, address: int, size: int) -> bytes:
+        """At most ``size`` bytes that lie at a virtual address.
+
+        :raises Damaged: in no section.
+        """
+        start = self.at(address)
+        return bytes(self.image.data[start : start + size])
+
     def directory(self, index: int) -> int:
         """The address of one of the tables that the header lists; 0 where it has none."""
         return self.directories[index][0] if index < len(self.directories) else 0
@@ -139,26 +154,57 @@ def linkage(file: Pe) -> Linkage:
     """
     soname, exported = _exports(file)
     imports = list(_imports(file))
+    needed = tuple(dict.fromkeys(library for library, _ in imports))
+    machine = _MACHINES.get(file.machine, f"{file.machine:#x}")
+    says = {
+        name: returned_text(file.loaded, exported[name], machine)
+        for name in ("ggml_version", "ggml_commit")
+        if name in exported
+    }
     return Linkage(
         format="pe",
-        machine=_MACHINES.get(file.machine, f"{file.machine:#x}"),
+        machine=machine,
         exported=tuple(sorted(exported)),
         undefined=tuple(sorted({name for _, names in imports for name in names})),
-        needed=tuple(dict.fromkeys(library for library, _ in imports)),
+        needed=needed,
         soname=soname,
         stripped=not file.has_symbols,
+        cxx_runtime=_cxx_runtime(file, needed),
+        ggml_version=says.get("ggml_version", ""),
+        ggml_commit=says.get("ggml_commit", ""),
     )
 
 
-def _exports(file: Pe) -> tuple[str, set[str]]:
+def _cxx_runtime(file: Pe, needed: Iterable[str]) -> Literal["static", "shared", ""]:
+    if any(_CXX_RUNTIMES.fullmatch(library) for library in needed):
+        return "shared"
+    inside = any(_USES_CXX_RUNTIME.search(file.find(name)) for name in (".data", ".rdata"))
+    return "static" if inside else ""
+
+
+def _exports(file: Pe) -> tuple[str, dict[str, int]]:
+    """The library's own name, and the address of each function that it exports by name."""
     directory = file.directory(_EXPORT_DIRECTORY)
     if not directory:
-        return "", set()
-    name, _, _, number, _, names, _ = file.image.unpack(_EXPORTS, file.at(directory))
-    if number > MOST_NAMES:
-        raise Damaged(f"a table of {number} exported names")
-    addresses = file.image.cut(file.at(names), number * _WORD.size) if number else b""
-    exported = {file.name(address) for (address,) in _WORD.iter_unpack(addresses)}
+        return "", {}
+    name, _, functions, number, places, names, ordinals = file.image.unpack(
+        _EXPORTS, file.at(directory)
+    )
+    if max(number, functions) > MOST_NAMES:
+        raise Damaged(f"a table of {number} exported names of {functions} functions")
+
+    def table(layout: struct.Struct, address: int, rows: int) -> list[int]:
+        content = file.image.cut(file.at(address), rows * layout.size) if rows else b""
+        return [value for (value,) in layout.iter_unpack(content)]
+
+    addresses = table(_WORD, places, functions)
+    exported = {}
+    for text, index in zip(
+        table(_WORD, names, number), table(_HALF, ordinals, number), strict=True
+    ):
+        if index >= len(addresses):
+            raise Damaged(f"an exported name of function {index}, not there")
+        exported[file.name(text)] = addresses[index]
     return file.name(name) if name else "", exported
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from llamabuild.inspect.coverage import Coverage, Runs, coverage, gained
 from llamabuild.inspect.demangle import demangle, family
+from llamabuild.inspect.hosts import flavor, hosts
 from llamabuild.inspect.model import Entry, Module
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "document",
     "examples",
     "explain",
-    "flavor",
     "gpu_rows",
     "matching",
     "relevant",
@@ -64,6 +64,13 @@ def document(module: Module, cards: Cards) -> dict[str, Any]:
         "runpath": list(module.runpath),
         "glibc": module.glibc or None,
         "glibcxx": module.glibcxx or None,
+        "cxx_runtime": module.cxx_runtime or None,
+        "ggml_version": module.ggml_version or None,
+        "ggml_commit": module.ggml_commit or None,
+        "loadable_by": [
+            {"program": host.program, "first": host.first or None, "last": host.last or None}
+            for host in hosts(module)
+        ],
         "notes": list(module.notes),
     }
 
@@ -108,9 +115,32 @@ def summary(module: Module) -> list[str]:
     if module.glibc:
         runtime = f", libstdc++ with GLIBCXX_{module.glibcxx}" if module.glibcxx else ""
         lines.append(f"needs glibc {module.glibc}{runtime} or newer")
+    if module.cxx_runtime:
+        lines.append(f"C++ runtime: {module.cxx_runtime}")
+    if module.ggml_version:
+        commit = f", commit {module.ggml_commit}" if module.ggml_commit else ""
+        lines.append(f"ggml {module.ggml_version}{commit}")
+    if kind not in (None, "bundled"):
+        lines.append(_hosts_line(module))
     if not module.entries:
         return [*lines, "It holds no code for a GPU."]
     return [*lines, "", *(_entry_line(entries) for entries in _by_architecture(module))]
+
+
+def _hosts_line(module: Module) -> str:
+    found = hosts(module)
+    ranges = [host.releases for host in found if host.program == "llamafile"]
+    programs = []
+    if any(host.program == "llama.cpp" for host in found):
+        programs.append("llama.cpp, beside the ggml libraries that it was compiled with")
+    if len(ranges) > 1:
+        *others, last = ranges
+        words = f"{', '.join(others)} or {last}, the one that its sources are of"
+        programs.append(f"llamafile {words}")
+    elif ranges:
+        modern = ", if its sources are llamafile's own" if ranges[0].endswith("later") else ""
+        programs.append(f"llamafile {ranges[0]}{modern}")
+    return f"loads into {'; '.join(programs) or 'no released llamafile, nor llama.cpp'}"
 
 
 def _entry_line(entries: Sequence[Entry]) -> str:
@@ -217,21 +247,6 @@ def matching(module: Module, pattern: str) -> list[tuple[str, dict[str, str]]]:
             if fnmatchcase(name, wanted):
                 found.setdefault(name, {})[entry.label] = kernel.trap
     return sorted(found.items())
-
-
-def flavor(module: Module) -> str | None:
-    """How a host uses the module, told by what it exports; None where it is no ggml module."""
-    exported = set(module.exported)
-    if "llamabuild_multiply" in exported:
-        return "bundled"
-    if "ggml_cuda_link" in exported:
-        return "classic"
-    if not any(name.startswith("ggml_") for name in exported):
-        return None
-    borrowed = any(name.startswith("ggml_") for name in module.undefined)
-    if borrowed or "ggml_backend_init" in exported:
-        return "backend-dl"
-    return "self-contained"
 
 
 def capability(arch: str) -> str:

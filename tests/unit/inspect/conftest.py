@@ -23,6 +23,7 @@ class Part:
     info: int = 0
     entry_size: int = 0
     address: int = 0
+    flags: int = 0
 
 
 class Forge:
@@ -44,7 +45,7 @@ class Forge:
                 "<IIQQQQIIQQ",
                 places[part.name],
                 part.kind,
-                0,
+                part.flags,
                 part.address,
                 offset,
                 len(part.content),
@@ -160,8 +161,10 @@ class Forge:
         versions: tuple[str, ...] = (),
         soname: str = "",
         machine: int = 62,
+        code: bytes = b"\x90",
         more: tuple[Part, ...] = (),
     ) -> bytes:
+        """All exported functions begin where ``code`` does, at address 0."""
         rows = [(name, FUNCTION, GLOBAL, 0, 1) for name in exported]
         rows += [(name, FUNCTION, GLOBAL, 0, 0) for name in undefined]
         rows += [(name, FUNCTION, WEAK, 0, 0) for name in weak]
@@ -172,7 +175,7 @@ class Forge:
         strtab.content += extra
         dynamic = b"".join(struct.pack("<qQ", tag, base + places[text]) for tag, text in tags)
         parts = [
-            Part(".text", 1, b"\x90"),
+            Part(".text", 1, code, flags=2),
             symtab,
             strtab,
             Part(".dynamic", 6, dynamic + bytes(16), ".dynstr", 0, 16),
@@ -226,11 +229,16 @@ class Forge:
         imported: tuple[tuple[str, tuple[str, ...]], ...] = (),
         delayed: tuple[tuple[str, tuple[str, ...]], ...] = (),
         repeat_imports: int = 1,
+        code: bytes = b"\x90",
+        rdata: bytes = b"",
         name: str = "ggml-cuda.dll",
         machine: int = 0x8664,
     ) -> bytes:
-        """A PE file of two sections: .rdata with the tables at 0x1000, .nv_fatb behind it."""
-        data = bytearray()
+        """A PE file of two sections: .rdata with the tables at 0x1000, .nv_fatb behind it.
+
+        All exported functions begin where ``code`` does.
+        """
+        data = bytearray(rdata + bytes(-len(rdata) % 8))
 
         def put(content: bytes) -> int:
             data.extend(content + bytes(-len(content) % 8))
@@ -242,8 +250,14 @@ class Forge:
 
         places = [put(text.encode() + b"\0") for text in exported]
         table = put(b"".join(struct.pack("<I", place) for place in places))
+        functions = put(struct.pack("<I", put(code)) * len(places))
+        ordinals = put(b"".join(struct.pack("<H", index) for index in range(len(places))))
         exports = put(
-            struct.pack("<12xIIIIIII", put(name.encode() + b"\0"), 1, 0, len(places), 0, table, 0)
+            struct.pack(
+                "<12xIIIIIII",
+                put(name.encode() + b"\0"),
+                *(1, len(places), len(places), functions, table, ordinals),
+            )
         )
         rows = [
             (put(lib.encode() + b"\0"), thunks(names)) for lib, names in imported

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from llamabuild.inspect import compare, page, report
+from llamabuild.inspect import compare, hosts, page, report
+from llamabuild.source import loader_symbols
 
 CARDS = {
     "60": ("Tesla P100",),
@@ -164,7 +166,81 @@ def test_kernels_by_pattern(shipped):
 )
 def test_the_flavor_is_told_by_the_symbols(forge, exported, undefined, flavor):
     module = forge.read(forge.library(exported=exported, undefined=undefined))
-    assert report.flavor(module) == flavor
+    assert hosts.flavor(module) == flavor
+
+
+OF_0_9_3 = (*loader_symbols("0.9.3"), "ggml_backend_cuda_log_set_callback", "ggml_abort")
+OF_0_8_1 = (*loader_symbols("0.8.1"), "ggml_backend_cuda_get_device_description")
+OF_0_10 = (
+    "ggml_backend_cuda_init",
+    "ggml_backend_cuda_reg",
+    "ggml_backend_cuda_get_device_count",
+)
+
+
+@pytest.mark.parametrize(
+    ("exported", "undefined", "loadable_by", "words"),
+    [
+        (OF_0_9_3, (), [("llamafile", "0.8.13", "0.9.3")], "llamafile 0.8.13 to 0.9.3"),
+        (
+            OF_0_8_1,
+            (),
+            [
+                ("llamafile", "0.7", "0.7"),
+                ("llamafile", "0.7.1", "0.7.4"),
+                ("llamafile", "0.8", "0.8.1"),
+                ("llamafile", "0.8.2", "0.8.4"),
+            ],
+            "llamafile 0.7, 0.7.1 to 0.7.4, 0.8 to 0.8.1 or 0.8.2 to 0.8.4, the one that",
+        ),
+        (OF_0_10, (), [("llamafile", "0.10", None)], "llamafile 0.10 and later, if"),
+        (OF_0_9_3, ("ggml_nelements",), [], "no released llamafile"),
+        (OF_0_10, ("ggml_nelements",), [], "no released llamafile"),
+        (OF_0_10[1:], (), [], "no released llamafile"),
+        (
+            ("ggml_backend_init", "ggml_backend_score", *OF_0_10),
+            ("ggml_nelements",),
+            [("llama.cpp", None, None)],
+            "llama.cpp, beside the ggml libraries",
+        ),
+    ],
+)
+def test_who_could_load_it_is_said(forge, exported, undefined, loadable_by, words):
+    module = forge.read(forge.library(exported=exported, undefined=undefined))
+    found = report.document(module, {})["loadable_by"]
+    assert [(host["program"], host["first"], host["last"]) for host in found] == loadable_by
+    assert f"loads into {words}" in "\n".join(report.summary(module))
+
+
+@pytest.mark.parametrize("exported", [("other",), ("llamabuild_multiply",)])
+def test_a_module_that_is_not_ggmls_has_no_host(forge, exported):
+    module = forge.read(forge.library(exported=exported))
+    assert report.document(module, {})["loadable_by"] == []
+    assert "loads into" not in "\n".join(report.summary(module))
+
+
+def test_facts_that_are_known_are_said_and_others_are_null(shipped):
+    plain = report.document(shipped, CARDS)
+    named = ("build_id", "cxx_runtime", "ggml_version", "ggml_commit")
+    assert [plain[name] for name in named] == [None] * 4
+    known = replace(
+        shipped,
+        build_id="c0ffee",
+        cxx_runtime="static",
+        ggml_version="0.21.0",
+        ggml_commit="abc123",
+    )
+    document = report.document(known, CARDS)
+    assert [document[name] for name in named] == ["c0ffee", "static", "0.21.0", "abc123"]
+    assert (document["stripped"], document["glibc"]) == (True, "2.34")
+    text = "\n".join(report.summary(known))
+    for words in ("build id c0ffee", "C++ runtime: static", "ggml 0.21.0, commit abc123"):
+        assert words in text
+    assert "stripped" in text
+    changed = compare(shipped, replace(known, sha256="0"))
+    assert "ggml: none, now 0.21.0" in changed.lines
+    assert "C++ runtime: none, now static" in changed.lines
+    assert changed.document["ggml_version"] == [None, "0.21.0"]
 
 
 class Table(HTMLParser):
