@@ -120,8 +120,8 @@ def _compiled_by_driver(
         yield Line(
             "trouble",
             f"{labels}: its PTX was made by CUDA {made_by[0]}.{made_by[1]}, and the driver "
-            f"compiles that of CUDA {supported[0]}.{supported[1]} and older ('the provided PTX was compiled "
-            "with an unsupported toolchain')",
+            f"compiles that of CUDA {supported[0]}.{supported[1]} and older ('the provided "
+            "PTX was compiled with an unsupported toolchain')",
             f"update the driver, or {_INSTALL}",
         )
     yield Line(

@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, str] = {
     "detect": "show the GPUs that are there, and what is wrong with the driver",
     "inspect": "show which architectures, kernels and symbols a finished module holds",
     "cache": "list, check and clean the cached modules",
+    "doctor": "report on this machine, what is wrong with it and what mends it; changes nothing",
 }
 
 

@@ -51,6 +51,7 @@ _BUILD_ONLY = frozenset({"build"})
 _BUILD = _BUILD_ONLY | {"plan"}
 _CACHE_ONLY = frozenset({"cache"})
 _INSPECT_ONLY = frozenset({"inspect"})
+_DOCTOR_ONLY = frozenset({"doctor"})
 _ALL = frozenset(COMMANDS)
 
 _what = partial(_option, group="what to build", commands=_BUILD)
@@ -59,6 +60,7 @@ _tools = partial(_option, group="tools", commands=_BUILD)
 _result = partial(_option, group="result", commands=_BUILD_ONLY)
 _view = partial(_option, group="view", commands=_INSPECT_ONLY)
 _pruning = partial(_option, group="pruning", commands=_CACHE_ONLY)
+_doctor = partial(_option, group="report", commands=_DOCTOR_ONLY)
 _common = partial(_option, group="common", commands=_ALL)
 
 
@@ -210,11 +212,12 @@ class Request:
         "write a page that needs no network: GPUs against families of kernels",
         metavar="FILE",
     )
+    strict: bool = _doctor("flag", False, "exit with 7 when the report shows trouble")
     cache_dir: str | None = _common(
         "text",
         None,
         "the cache folder; by default the platform's",
-        commands=_BUILD | _CACHE_ONLY,
+        commands=_BUILD | _CACHE_ONLY | _DOCTOR_ONLY,
         metavar="DIR",
         variables=("LLAMABUILD_CACHE_DIR",),
     )

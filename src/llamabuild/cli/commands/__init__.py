@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = {
     "detect": "detecting.detect",
     "inspect": "inspecting.inspect",
     "cache": "caching.cache",
+    "doctor": "doctoring.doctor",
 }
 
 
