@@ -12,6 +12,7 @@ import importlib
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,23 @@ from typing import Any
 import pytest
 
 import llamabuild
+from llamabuild import inspect
 from llamabuild.memo import Memo
 from llamabuild.probe import detect_nvidia
+from llamabuild.run import environment
 from llamabuild.source import SourceTree, open_source
 from llamabuild.toolchain import find_cuda
+from llamabuild.verify import hosting, verify
+from llamabuild.verify.trial import Trial, attempt
 
-from . import hosts
 from .conftest import SOURCES
 
-Fake = Callable[..., hosts.Outcome]
+Fake = Callable[..., Trial]
+
+#: How a stand-in ends: host.h.
+ALL_RIGHT, WRONG_RESULT, CANNOT_LOAD, NO_DEVICE, GAVE_UP = range(5)
+CUDA_ERROR_NO_DEVICE = 100
+FAKE_MODULE = Path(__file__).with_name("hosts") / "fake_module.c"
 
 FORMATS = {"q4_0": (32, 18), "q8_0": (32, 34), "q4_K": (256, 144), "q6_K": (256, 210)}
 WITHOUT_HOST = ("0.6", "0.6.1")  # they want another set of functions, and register no backend
@@ -45,29 +54,43 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sources")
 
 
+def release_of(source: SourceTree) -> str | None:
+    """The newest release with these sources; None for a tree of ggml's."""
+    return (source.version or "").split("-")[-1] if source.layout == "classic" else None
+
+
+def headers_of(source: SourceTree) -> list[Path]:
+    return [source.root / folder for folder in source.includes]
+
+
+def run_in(program: Path, module: Path, time_limit: float, environ: Any = ENVIRON) -> Trial:
+    return attempt([program], [str(module), "0"], environ=environ, time_limit=time_limit)
+
+
 @pytest.fixture(scope="session")
-def named(need: Any, shelf: Path) -> list[tuple[hosts.Module, str]]:
-    """The classic sources at hand, oldest first: modules to be, and what to build them from."""
+def named(need: Any, shelf: Path) -> list[tuple[SourceTree, str]]:
+    """The classic sources at hand, oldest first, and how to name each."""
     found = []
     for spec in SOURCES:
         if not spec.startswith("pypi:"):
-            module = hosts.Module.of(shelf / "absent.so", described(spec, shelf))
-            if module.release not in (None, *WITHOUT_HOST):
-                found.append((module, spec))
+            source = described(spec, shelf)
+            if release_of(source) not in (None, *WITHOUT_HOST):
+                found.append((source, spec))
     need(found, "a llamafile of 0.6.2 to 0.9.3 in LLAMABUILD_TEST_SOURCES")
-    return sorted(found, key=lambda pair: [int(n) for n in str(pair[0].release).split(".")])
+    return sorted(found, key=lambda pair: [int(n) for n in str(release_of(pair[0])).split(".")])
 
 
 @pytest.fixture(scope="session")
-def classics(named: list[tuple[hosts.Module, str]]) -> list[hosts.Module]:
-    return [module for module, _ in named]
+def classics(named: list[tuple[SourceTree, str]]) -> list[SourceTree]:
+    return [source for source, _ in named]
 
 
 @pytest.fixture(scope="session")
 def quants(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The hosts' own block formats, as a library."""
     out = tmp_path_factory.mktemp("quants") / "quants.so"
-    library = ctypes.CDLL(str(hosts.compile_c(["quants.c"], out, flags=["-shared", "-fPIC"])))
+    files, flags = [hosting.SOURCES / "quants.c"], ["-shared", "-fPIC"]
+    library = ctypes.CDLL(str(hosting.compile_c(files, out, ENVIRON, flags=flags)))
     library.half_to_double.restype = ctypes.c_double
     return library
 
@@ -117,127 +140,135 @@ def test_an_unknown_format_is_not_guessed(quants: ctypes.CDLL) -> None:
 
 
 @pytest.fixture(scope="session", params=["oldest", "newest"])
-def classic(request: pytest.FixtureRequest, classics: list[hosts.Module]) -> hosts.Module:
+def classic(request: pytest.FixtureRequest, classics: list[SourceTree]) -> SourceTree:
     return classics[0 if request.param == "oldest" else -1]
 
 
 @pytest.fixture(scope="session")
-def classic_host(classic: hosts.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return hosts.compile_host(classic, tmp_path_factory.mktemp("classic") / "host")
+def classic_host(classic: SourceTree, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hosting.compile_host(classic, tmp_path_factory.mktemp("classic") / "host", ENVIRON)
+
+
+def compile_fake(classic: SourceTree, out: Path, fault: str = "0", without: str = "") -> Path:
+    """Compile a module that multiplies on the CPU, with a fault."""
+    code = FAKE_MODULE.read_text()
+    # Nobody calls the symbols that the code does not define: any address will do.
+    idle = [
+        symbol
+        for symbol in hosting.looked_up(release_of(classic) or "")
+        if symbol != without and not re.search(rf"\b{symbol}\(", code)
+    ]
+    headers = headers_of(classic)
+    return hosting.compile_c(
+        [FAKE_MODULE, hosting.SOURCES / "quants.c"],
+        out,
+        ENVIRON,
+        headers=[*headers, hosting.SOURCES],
+        defines=hosting.classic_defines(headers) | {"FAULT": fault},
+        flags=[
+            *("-shared", "-fPIC", "-fvisibility=hidden"),
+            *(f"-Wl,--defsym={symbol}=ggml_cuda_link" for symbol in idle),
+        ],
+    )
 
 
 @pytest.fixture
-def fake(classic: hosts.Module, classic_host: Path, tmp_path: Path) -> Fake:
-    """Compile a module that multiplies on the CPU, with a fault, and run it in the host."""
-    code = (Path(hosts.__file__).parent / "fake_module.c").read_text()
+def fake(classic: SourceTree, classic_host: Path, tmp_path: Path) -> Fake:
+    """Compile a faulty module, and run it in the host."""
 
-    def run_fake(fault: str = "0", *, without: str = "", timeout: float = 120) -> hosts.Outcome:
-        # Nobody calls the symbols that the code does not define: any address will do.
-        idle = [
-            symbol
-            for symbol in hosts.looked_up(classic.release or "")
-            if symbol != without and not re.search(rf"\b{symbol}\(", code)
-        ]
-        module = hosts.compile_c(
-            ["fake_module.c", "quants.c"],
-            tmp_path / "ggml-cuda.so",
-            classic.headers,
-            hosts.classic_defines(classic.headers) | {"FAULT": fault},
-            flags=[
-                *("-shared", "-fPIC", "-fvisibility=hidden"),
-                *(f"-Wl,--defsym={symbol}=ggml_cuda_link" for symbol in idle),
-            ],
-        )
-        return hosts.run(classic_host, module, timeout)
+    def run_fake(fault: str = "0", *, without: str = "", time_limit: float = 120) -> Trial:
+        module = compile_fake(classic, tmp_path / "ggml-cuda.so", fault, without)
+        return run_in(classic_host, module, time_limit)
 
     return run_fake
 
 
 def test_right_products_pass(fake: Fake) -> None:
-    outcome = fake()
-    assert outcome.exit_code == 0, outcome.stderr
-    assert not outcome.crashed
-    assert {(case.type, case.n) for case in outcome.cases} == {
+    trial = fake()
+    assert (trial.returncode, trial.ended) == (ALL_RIGHT, True), trial.words
+    rows = trial.all("row")
+    assert {(row["type"], row["n"]) for row in rows} == {
         (name, n) for name in FORMATS for n in (1, 4, 64)
     }
     # The fake rounds nothing but the results.
-    assert all(case.error is not None and case.error < 1e-7 for case in outcome.cases)
-    assert all(case.worst is not None and case.worst < 1e-6 for case in outcome.cases)
+    assert all(row["error"] < 1e-7 for row in rows)
+    assert all(row["worst"] < 1e-6 for row in rows)
 
 
 def test_one_wrong_value_is_a_wrong_result(fake: Fake) -> None:
-    outcome = fake("WRONG_VALUE")
-    assert (outcome.exit_code, outcome.crashed) == (1, False), outcome.stderr
-    assert len(outcome.cases) == 12
-    assert not any(case.right for case in outcome.cases)
+    trial = fake("WRONG_VALUE")
+    assert (trial.returncode, trial.ended) == (WRONG_RESULT, True), trial.words
+    rows = trial.all("row")
+    assert len(rows) == 12
+    assert not any(row["right"] for row in rows)
     # The last of them shows why the norm alone would not do.
-    assert outcome.cases[-1].error is not None
-    assert outcome.cases[-1].error < 1e-2
+    assert rows[-1]["error"] < 1e-2
 
 
 @pytest.mark.parametrize("fault", ["MISSED_VALUE", "REFUSES"])
 def test_what_is_no_number_is_a_wrong_result(fake: Fake, fault: str) -> None:
-    outcome = fake(fault)
-    assert (outcome.exit_code, outcome.crashed) == (1, False), outcome.stderr
-    assert all(case.error is case.worst is None and not case.right for case in outcome.cases)
+    trial = fake(fault)
+    assert (trial.returncode, trial.ended) == (WRONG_RESULT, True), trial.words
+    rows = trial.all("row")
+    assert all(row["error"] is row["worst"] is None and not row["right"] for row in rows)
 
 
-def test_a_trapped_kernel_is_a_crash_and_its_words_come_through(fake: Fake) -> None:
-    outcome = fake("TRAPS")
-    assert outcome.crashed
-    assert outcome.exit_code == 4
-    assert outcome.cases == ()
-    assert "CUDA kernel vec_dot_q8_0_q8_1_impl has no device code" in outcome.stderr
+def test_a_trapped_kernel_is_a_failure_and_its_words_come_through(fake: Fake) -> None:
+    trial = fake("TRAPS")
+    assert (trial.returncode, trial.ended) == (GAVE_UP, False)
+    assert trial.said("failed", str, "") == "the module called exit(1)"
+    assert trial.all("row") == []
+    assert "CUDA kernel vec_dot_q8_0_q8_1_impl has no device code" in trial.words
 
 
 def test_a_module_that_dies_half_way_leaves_what_was_done(fake: Fake) -> None:
-    outcome = fake("DIES")
-    assert outcome.crashed
-    assert outcome.exit_code < 0
-    assert [case.n for case in outcome.cases] == [1, 4]
+    trial = fake("DIES")
+    assert not trial.ended
+    assert trial.ending == "crashed (SIGABRT) at q4_0, 262 x 1376 times 1376 x 64"
+    assert [row["n"] for row in trial.all("row")] == [1, 4]
 
 
 def test_a_module_that_hangs_is_ended(fake: Fake) -> None:
-    outcome = fake("HANGS", timeout=2)
-    assert (outcome.exit_code, outcome.crashed) == (124, True)
+    trial = fake("HANGS", time_limit=2)
+    assert trial.ending == "did not answer within 2 seconds at q4_0, 262 x 1376 times 1376 x 1"
 
 
 def test_no_device_is_an_answer_of_its_own(fake: Fake) -> None:
-    outcome = fake("NO_GPU")
-    assert (outcome.exit_code, outcome.crashed) == (3, False), outcome.stderr
+    trial = fake("NO_GPU")
+    assert trial.returncode == NO_DEVICE, trial.words
+    assert trial.said("no_device", str, "")
 
 
 def test_a_missing_symbol_is_named(fake: Fake) -> None:
     without = "ggml_backend_cuda_split_buffer_type"
-    outcome = fake(without=without)
-    assert (outcome.exit_code, outcome.crashed) == (2, False)
-    assert f"missing symbols: {without}\n" in outcome.stderr
+    trial = fake(without=without)
+    assert trial.returncode == CANNOT_LOAD
+    assert trial.said("cannot_load", str, "") == f"missing symbols: {without}"
 
 
 def test_what_is_no_library_cannot_be_loaded(classic_host: Path, tmp_path: Path) -> None:
     text = tmp_path / "ggml-cuda.so"
     text.write_text("no module\n")
     for module in (text, tmp_path, tmp_path / "absent.so"):
-        outcome = hosts.run(classic_host, module, 60)
-        assert (outcome.exit_code, outcome.crashed) == (2, False)
-        assert "cannot load" in outcome.stderr
-        assert str(module) in outcome.stderr
+        trial = run_in(classic_host, module, 60)
+        assert trial.returncode == CANNOT_LOAD
+        assert str(module) in trial.said("cannot_load", str, "")
 
 
 def test_every_source_has_a_host_and_it_says_what_an_empty_library_lacks(
     real_source: str, shelf: Path, tmp_path: Path
 ) -> None:
-    empty = hosts.compile_c([], tmp_path / "empty.so", flags=["-shared"])
-    module = hosts.Module.of(empty, described(real_source, shelf))
-    if module.release in WITHOUT_HOST:
-        with pytest.raises(hosts.HostError):
-            hosts.compile_host(module, tmp_path / "host")
+    empty = hosting.compile_c([], tmp_path / "empty.so", ENVIRON, flags=["-shared"])
+    source = described(real_source, shelf)
+    if release_of(source) in WITHOUT_HOST:
+        with pytest.raises(hosting.CannotCompile):
+            hosting.compile_host(source, tmp_path / "host", ENVIRON)
         return
-    outcome = hosts.run(hosts.compile_host(module, tmp_path / "host"), empty, 60)
-    assert outcome.exit_code == 2
-    assert "ggml_backend_cuda_init" in outcome.stderr
-    needed = "ggml_cuda_link" if module.release else "ggml_backend_graph_compute"
-    assert needed in outcome.stderr
+    trial = run_in(hosting.compile_host(source, tmp_path / "host", ENVIRON), empty, 60)
+    assert trial.returncode == CANNOT_LOAD
+    lacking = trial.said("cannot_load", str, "")
+    assert "ggml_backend_cuda_init" in lacking
+    assert ("ggml_cuda_link" if release_of(source) else "ggml_backend_graph_compute") in lacking
 
 
 def test_the_host_asks_for_what_the_checkouts_at_hand_ask_for() -> None:
@@ -249,52 +280,67 @@ def test_the_host_asks_for_what_the_checkouts_at_hand_ask_for() -> None:
         assert version
         if tuple(map(int, version.groups())) >= (0, 6, 2):
             looked_up = re.findall(r'imp\(lib, "(\w+)"\)', loader.read_text())
-            assert hosts.looked_up(".".join(version.groups())) == tuple(looked_up)
+            assert hosting.looked_up(".".join(version.groups())) == tuple(looked_up)
 
 
 @pytest.mark.parametrize("release", [*WITHOUT_HOST, "0.10", "1.0"])
 def test_other_loaders_are_not_guessed_at(release: str) -> None:
-    with pytest.raises(hosts.HostError, match=re.escape(release)):
-        hosts.looked_up(release)
+    with pytest.raises(hosting.CannotCompile, match=re.escape(release)):
+        hosting.looked_up(release)
 
 
-def test_headers_of_something_else_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(hosts.HostError, match=r"no ggml-backend-impl\.h in"):
-        hosts.compile_classic([tmp_path], tmp_path / "host", release="0.8.1")
+def test_headers_of_something_else_are_refused(classics: list[SourceTree], tmp_path: Path) -> None:
+    elsewhere = replace(classics[0], root=tmp_path)
+    with pytest.raises(hosting.CannotCompile, match=r"no ggml-backend-impl\.h in"):
+        hosting.compile_host(elsewhere, tmp_path / "host", ENVIRON)
 
 
 # --- modules that somebody built ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def classic_module(need: Any, shelf: Path, named: list[tuple[hosts.Module, str]]) -> hosts.Module:
+def classic_module(
+    need: Any, shelf: Path, named: list[tuple[SourceTree, str]]
+) -> tuple[Path, SourceTree]:
     """The oldest of the classic sources at hand, built for the oldest architecture there is."""
     toolkits = find_cuda(ENVIRON, memo=Memo(None)).toolkits
     need(toolkits, "a CUDA toolkit")
     arch = min(arch for toolkit in toolkits for arch in toolkit.real)
-    _, spec = named[0]
+    source, spec = named[0]
     (built,) = llamabuild.build(arch.name, spec, cache_dir=str(shelf / "cache"))
-    return hosts.Module.of(built.path, built.plan.source)
+    return built.path, source
 
 
-def test_a_module_loads_where_there_is_no_gpu(classic_module: hosts.Module, tmp_path: Path) -> None:
+def test_a_module_loads_where_there_is_no_gpu(
+    classic_module: tuple[Path, SourceTree], tmp_path: Path
+) -> None:
     """All symbols are there, the table is taken, and the answer is: no device."""
-    outcome = hosts.try_without_gpu(classic_module, tmp_path)
-    assert (outcome.exit_code, outcome.crashed) == (3, False), outcome.stderr
-    assert "welcome to CUDA SDK" in outcome.stderr
+    path, source = classic_module
+    undefined = inspect.read_module(path).undefined
+    functions = ["cuInit", *(name for name in undefined if re.match("cu[A-Z]", name))]
+    driver = tmp_path / "driver.c"
+    driver.write_text(
+        "".join(f"int {name}(void) {{ return {CUDA_ERROR_NO_DEVICE}; }}\n" for name in functions)
+    )
+    hosting.compile_c([driver], tmp_path / "libcuda.so.1", ENVIRON, flags=["-shared", "-fPIC"])
+    program = hosting.compile_host(source, tmp_path / "host", ENVIRON)
+    trial = run_in(
+        program, path, 120, environment(ENVIRON, update={"LD_LIBRARY_PATH": str(tmp_path)})
+    )
+    assert trial.returncode == NO_DEVICE, trial.words
+    assert "welcome to CUDA SDK" in trial.words
 
 
 @pytest.mark.gpu
 def test_modules_multiply_on_the_gpu(
-    need: Any, request: pytest.FixtureRequest, shelf: Path, tmp_path: Path
+    need: Any, request: pytest.FixtureRequest, shelf: Path
 ) -> None:
     need(detect_nvidia(ENVIRON).gpus, "a GPU")
     given = [entry.rpartition("=") for entry in MODULES]
-    modules = [hosts.Module.of(Path(path), described(spec, shelf)) for spec, _, path in given] or [
+    modules = [(Path(path), described(spec, shelf)) for spec, _, path in given] or [
         request.getfixturevalue("classic_module")
     ]
-    for number, module in enumerate(modules):
-        program = hosts.compile_host(module, tmp_path / f"host{number}")
-        outcome = hosts.run(program, module.path, 300)
-        assert outcome.exit_code == 0, f"{module.path}\n{outcome.stderr}\n{outcome.cases}"
-        assert len(outcome.cases) == 12
+    for path, source in modules:
+        verdict = verify(path, source=source, environ=ENVIRON)
+        assert verdict.passed, f"{verdict.error}\n{verdict.rows}"
+        assert len(verdict.rows) == 12

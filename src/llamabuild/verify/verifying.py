@@ -1,15 +1,28 @@
-"""Try a module, and judge it by what it does."""
+"""Try a module in programs of its own: in Python where it is ours, else in a stand-in in C."""
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from llamabuild.events import Listener, silent
+from llamabuild import run
+from llamabuild.errors import ModuleRejectedError, ToolchainError, UsageError
+from llamabuild.events import Listener, StepFinished, StepStarted, silent
 from llamabuild.source import SourceTree
-from llamabuild.verify.model import Timings, Verdict
+from llamabuild.verify import hosting
+from llamabuild.verify.judging import judged
+from llamabuild.verify.model import Timing, Timings, Unshown, Verdict
+from llamabuild.verify.trial import Trial, attempt
 
-__all__ = ["bench", "verify"]
+__all__ = ["TIME_LIMIT", "bench", "verify"]
 
 #: Seconds. The first product may wait for the driver to compile PTX.
 TIME_LIMIT = 600.0
@@ -36,7 +49,17 @@ def verify(
     :raises ArchitectureError: there is no GPU to run it on.
     :raises ToolchainError: numpy or gguf is missing.
     """
-    raise NotImplementedError
+    trying = _Trying(path, device, tuple(types), environ, time_limit)
+    step = f"verify {path.name}"
+    notify(StepStarted(step))
+    began = time.monotonic()
+    trial = trying.in_child("multiply")
+    verdict = trying.judged(trial)
+    if verdict.passed and verdict.complete and verdict.flavor != "bundled":
+        verdict = _driven(trying, source, verdict)
+    seconds = time.monotonic() - began
+    notify(StepFinished(step, seconds))
+    return replace(verdict, seconds=seconds)
 
 
 def bench(
@@ -54,9 +77,126 @@ def bench(
 
     :param columns: numbers of columns of activations (n).
     :param shapes: rows and columns of the weights (m, k).
-    :raises UsageError: the module is of another flavor.
+    :raises UsageError: the module is of another flavor, or a shape is not possible.
     :raises ModuleRejectedError: it cannot be loaded, crashes or hangs.
 
     Otherwise as :func:`verify`.
     """
-    raise NotImplementedError
+    if not columns or not shapes or min(*columns, *map(min, shapes)) < 1:
+        raise UsageError("nothing has fewer than one row or column", hint="--columns 1,8,512")
+    trying = _Trying(path, device, tuple(types), environ, time_limit)
+    step = f"time {path.name}"
+    notify(StepStarted(step))
+    trial = trying.in_child("time", columns=list(columns), shapes=[list(one) for one in shapes])
+    timed = trial.all("timing")
+    verdict = trying.judged(trial)
+    if verdict.error is not None:
+        raise verdict.error
+    if verdict.flavor != "bundled" or verdict.card is None:
+        raise UsageError(
+            f"{path} is a {verdict.flavor or 'foreign'} module; only our own kernels can be timed",
+            hint="llamabuild bench without a file takes them",
+        )
+    notify(StepFinished(step, trial.seconds))
+    bandwidth = trial.said("copy_bytes_per_second", float, 0.0)
+    try:
+        return Timings(path, verdict.card, bandwidth, tuple(Timing(**row) for row in timed))
+    except TypeError as error:
+        raise ModuleRejectedError(f"{path}: its times cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Trying:
+    """One module, and what every program that runs it is told."""
+
+    path: Path
+    device: int
+    types: tuple[str, ...]
+    environ: Mapping[str, str]
+    time_limit: float
+
+    def in_child(self, action: str, **more: Any) -> Trial:
+        """Load it in Python; multiply or time, where it is ours."""
+        if not self.path.is_file():
+            what = "is not a file" if self.path.exists() else "does not exist"
+            raise UsageError(f"{self.path} {what}", hint="name a module, .so or .dll")
+        missing = [name for name in ("numpy", "gguf") if find_spec(name) is None]
+        if missing:
+            raise ToolchainError(
+                f"{' and '.join(missing)} cannot be imported, and the reference is computed with "
+                f"{'it' if len(missing) == 1 else 'them'}",
+                hint="pip install 'llamabuild[verify]'",
+            )
+        job = {
+            "action": action,
+            "module": str(self.path.absolute()),
+            "device": self.device,
+            "types": list(self.types),
+            **more,
+        }
+        # This package and what it needs, wherever this interpreter found them.
+        folders = os.pathsep.join(entry for entry in sys.path if entry)
+        trial = self._attempt(
+            [sys.executable, "-P", "-m", "llamabuild.verify.child"],
+            [json.dumps(job)],
+            run.environment(self.environ, update={"PYTHONPATH": folders}),
+        )
+        if not trial.said("ready", bool, False):
+            raise ToolchainError(
+                f"the program that imports numpy and gguf {trial.ending}\n{trial.words}",
+                hint="pip install --upgrade 'llamabuild[verify]'",
+            )
+        known = trial.said("types", list, [])
+        if known:
+            self._check_types([str(name) for name in known])
+        return trial
+
+    def in_host(self, program: Path) -> Trial:
+        """Load it in a stand-in; multiply."""
+        self._check_types(hosting.TYPES)
+        return self._attempt(
+            [program], [str(self.path.absolute()), str(self.device), *self.types], self.environ
+        )
+
+    def judged(self, trial: Trial) -> Verdict:
+        return judged(self.path, self.device, self.environ, trial)
+
+    def _attempt(
+        self, argv: Sequence[str | Path], rest: Sequence[str], environ: Mapping[str, str]
+    ) -> Trial:
+        try:
+            return attempt(argv, rest, environ=environ, time_limit=self.time_limit)
+        except run.CannotStart as error:
+            raise ToolchainError(f"no program can load the module: {error}") from error
+
+    def _check_types(self, known: Sequence[str]) -> None:
+        unknown = {name.lower() for name in self.types} - {name.lower() for name in known}
+        if unknown:
+            raise UsageError(
+                f"no products of {', '.join(sorted(unknown))} can be tried with {self.path.name}",
+                hint=f"--types takes any of {', '.join(known)}",
+            )
+
+
+def _driven(trying: _Trying, source: SourceTree | None, loaded: Verdict) -> Verdict:
+    """Multiply with a module that our own child cannot drive, in a stand-in for its program."""
+    products = f"products ({', '.join(hosting.TYPES)})"
+    if not loaded.flavor:
+        why = "it exports none of the functions by which llamafile or ggml know a module"
+        return replace(loaded, not_shown=(Unshown("that it is a GPU module", why),))
+    if source is None:
+        why = f"a {loaded.flavor} module is driven with the headers of what it was built from"
+        return replace(loaded, not_shown=(Unshown(products, why, "name that with --source"),))
+    with tempfile.TemporaryDirectory(prefix="llamabuild-verify-") as folder:
+        try:
+            program = hosting.compile_host(source, Path(folder, "host"), trying.environ)
+        except hosting.CannotCompile as error:
+            hint = "it takes gcc or clang, and the source of this very module as --source"
+            return replace(loaded, not_shown=(Unshown(products, str(error), hint),))
+        driven = trying.judged(trying.in_host(program))
+    return replace(
+        driven,
+        flavor=loaded.flavor,
+        card=driven.card or loaded.card,
+        shown=tuple(dict.fromkeys((*loaded.shown, *driven.shown))),
+    )

@@ -1,6 +1,6 @@
 /* Loads a module as llamafile 0.6.2 to 0.9.3 does, and multiplies matrices with it.
  *
- *     classic_host MODULE
+ *     classic_host REPORT MODULE DEVICE [TYPE...]
  *
  * Compiled against the headers of the release under test, which lay down the API table, the
  * interfaces and the calling convention. The one who compiles says
@@ -234,11 +234,12 @@ static ggml_backend_t start_backend(void) {
     if (devices < 1 || answered != devices || registered != devices)
         end(GAVE_UP, "%d devices, but %d registered", devices, registered);
     size_t free = 0, total = 0;
-    FOUND(ggml_backend_cuda_get_device_memory)(0, &free, &total);
+    check_device(devices);
+    FOUND(ggml_backend_cuda_get_device_memory)(device, &free, &total);
     fprintf(stderr, "host: %zu of %zu bytes free\n", free, total);
-    ggml_backend_t backend = FOUND(ggml_backend_cuda_init)(0);
+    ggml_backend_t backend = FOUND(ggml_backend_cuda_init)(device);
     if (!backend)
-        end(GAVE_UP, "no backend for device 0");
+        end(GAVE_UP, "no backend for device %d", device);
     return backend;
 }
 
@@ -256,7 +257,7 @@ static struct ggml_tensor tensor(enum ggml_type type, int64_t columns, int64_t r
 
 /* Place tensors one behind the other in a buffer of their own. */
 static ggml_backend_buffer_t place(struct ggml_tensor *tensors[], size_t count) {
-    ggml_backend_buffer_type_t type = FOUND(ggml_backend_cuda_buffer_type)(0);
+    ggml_backend_buffer_type_t type = FOUND(ggml_backend_cuda_buffer_type)(device);
     size_t alignment = type->iface.get_alignment(type), size = 0;
     for (size_t i = 0; i < count; ++i) {
         tensors[i]->view_offs = size; /* its place, until there is a buffer */
@@ -318,10 +319,7 @@ static bool multiply(const struct product *product) {
 }
 
 int main(int count, char *arguments[]) {
-    if (count != 2)
-        end(CANNOT_LOAD, "usage: %s MODULE", arguments[0]);
-    keep_stdout();
-    find_symbols(open_module(arguments[1]), required, REQUIRED_COUNT, found);
+    find_symbols(open_module(count, arguments), required, REQUIRED_COUNT, found);
     if (!link_module())
         end(NO_DEVICE, "the module found no device");
     backend = start_backend();

@@ -1,7 +1,7 @@
-/* Loads a self-contained module, one that brings the ggml core along, and multiplies matrices
- * with it through ggml's public C API.
+/* Loads a module of ggml's that brings the core along, or finds it in libggml-base beside it, and
+ * multiplies matrices with it through ggml's public C API.
  *
- *     ggml_host MODULE
+ *     ggml_host REPORT MODULE DEVICE [TYPE...]
  *
  * Compiled against the headers of the tree that the module comes from, for their types only: every
  * function is looked up in the module. HAS_REG: the tree has ggml_backend_cuda_reg.
@@ -105,21 +105,15 @@ static bool multiply(const struct product *product) {
 }
 
 int main(int count, char *arguments[]) {
-    if (count != 2)
-        end(CANNOT_LOAD, "usage: %s MODULE", arguments[0]);
-    keep_stdout();
-    find_symbols(open_module(arguments[1]), needed, NEEDED_COUNT, found);
-    int devices = FOUND(ggml_backend_cuda_get_device_count)();
-    if (devices < 1)
-        end(NO_DEVICE, "the module found no device");
-    fprintf(stderr, "host: %d devices\n", devices);
+    find_symbols(open_module(count, arguments), needed, NEEDED_COUNT, found);
+    check_device(FOUND(ggml_backend_cuda_get_device_count)());
 #ifdef HAS_REG
     if (!FOUND(ggml_backend_cuda_reg)())
         end(GAVE_UP, "the module has no registry");
 #endif
-    backend = FOUND(ggml_backend_cuda_init)(0);
+    backend = FOUND(ggml_backend_cuda_init)(device);
     if (!backend)
-        end(GAVE_UP, "no backend for device 0");
+        end(GAVE_UP, "no backend for device %d", device);
     int answer = multiply_all(multiply);
     FOUND(ggml_backend_free)(backend);
     return answer;

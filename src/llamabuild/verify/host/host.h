@@ -1,4 +1,14 @@
-/* What the stand-in hosts share: loading a module, multiplying with it, judging the products. */
+/* What the stand-in hosts share: loading a module, multiplying with it, judging the products.
+ *
+ *     HOST REPORT MODULE DEVICE [TYPE...]
+ *
+ * The file REPORT gets one JSON object a line, so that it survives whatever the module does:
+ *     {"devices": 1}                   once the module is loaded
+ *     {"doing": "q4_0, ..."}           before each product
+ *     {"row": {"type": "q4_0", ...}}   after it
+ *     {"end": true}                    when all were done, right or wrong
+ *     {"cannot_load": "why"}, {"no_device": "why"} or {"failed": "why"} instead
+ */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -26,18 +36,21 @@ struct product {
 };
 typedef bool (*multiply_fn)(const struct product *product);
 
-/* Multiply every format with 1, 4 and 64 columns, print one JSON object a line and return how the
+/* Multiply every format that was asked for with 1, 4 and 64 columns, report each and return how the
  * host ends: ALL_RIGHT or WRONG_RESULT. */
 int multiply_all(multiply_fn multiply);
 
-/* From here on stdout holds only the host's own lines: whatever a module, a driver or a kernel's
- * printf writes there goes to stderr. */
-void keep_stdout(void);
+/* Read the command line, open the report, load the module as llamafile does; or end. */
+void *open_module(int count, char *arguments[]);
 
-/* Load the module as llamafile does, or end with CANNOT_LOAD. */
-void *open_module(const char *path);
+/* DEVICE, as the module counts them. */
+extern int device;
+
+/* Report how many the module found; end with NO_DEVICE if ours is not among them. */
+void check_device(int devices);
 
 /* Look up all names, or end with CANNOT_LOAD and say every one that is missing. */
 void find_symbols(void *module, const char *const names[], size_t count, void *addresses[]);
 
+/* Report why, say it on stderr, and end the process. */
 _Noreturn void end(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));

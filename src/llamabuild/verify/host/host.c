@@ -6,36 +6,65 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 /* Quantizing the activations to eight bits, as ggml's kernels do, makes an error of about 4e-3 in
  * the norm; the worst of 16,768 values is then about four times as far off. */
 static const double TOLERANCE = 1e-2, TOLERANCE_OF_ONE = 5e-2;
 
+int device;
 static FILE *report;
+static char **types; /* the names that were asked for, then NULL; none: all */
 
-void keep_stdout(void) {
-    report = fdopen(dup(STDOUT_FILENO), "w");
-    if (!report || dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
-        end(GAVE_UP, "standard output cannot be redirected");
+/* A JSON string; what is no plain character becomes a blank. */
+static void print_text(const char *text) {
+    fputc('"', report);
+    for (; *text; ++text) {
+        if (*text == '"' || *text == '\\')
+            fputc('\\', report);
+        fputc((unsigned char)*text < ' ' || *text == 127 ? ' ' : *text, report);
+    }
+    fputc('"', report);
 }
 
 void end(int code, const char *format, ...) {
+    char why[2048];
     va_list arguments;
     va_start(arguments, format);
-    fputs("host: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
+    vsnprintf(why, sizeof why, format, arguments);
     va_end(arguments);
+    fprintf(stderr, "host: %s\n", why);
+    if (report) {
+        fprintf(report, "{\"%s\": ", code == CANNOT_LOAD ? "cannot_load"
+                                    : code == NO_DEVICE ? "no_device"
+                                                        : "failed");
+        print_text(why);
+        fputs("}\n", report);
+        fflush(report);
+    }
     /* Not exit(): the handlers of a module that has just failed are not to be trusted. */
     _exit(code);
 }
 
-void *open_module(const char *path) {
-    void *module = dlopen(path, RTLD_LAZY);
+void *open_module(int count, char *arguments[]) {
+    if (count < 4)
+        end(GAVE_UP, "usage: %s REPORT MODULE DEVICE [TYPE...]", arguments[0]);
+    report = fopen(arguments[1], "w");
+    if (!report)
+        end(GAVE_UP, "%s cannot be written", arguments[1]);
+    device = atoi(arguments[3]);
+    types = arguments + 4;
+    void *module = dlopen(arguments[2], RTLD_LAZY);
     if (!module)
-        end(CANNOT_LOAD, "cannot load: %s", dlerror());
+        end(CANNOT_LOAD, "%s", dlerror());
     return module;
+}
+
+void check_device(int devices) {
+    fprintf(report, "{\"devices\": %d}\n", devices);
+    if (device < 0 || device >= devices)
+        end(NO_DEVICE, "the module found %d devices, and so no number %d", devices, device);
 }
 
 void find_symbols(void *module, const char *const names[], size_t count, void *addresses[]) {
@@ -104,6 +133,9 @@ static bool judge(multiply_fn multiply, int quant, int64_t m, int64_t n, int64_t
     for (int64_t i = 0; i < n * k; ++i)
         activations[i] = (float)random_number(&state);
 
+    fprintf(report, "{\"doing\": \"%s, %d x %d times %d x %d\"}\n", format->name, (int)m, (int)k,
+            (int)k, (int)n);
+    fflush(report); /* the product may take the process with it */
     struct product product = {quant,       m,  n, k, weights, blocks * (size_t)format->bytes,
                               activations, out};
     struct error error = {NAN, NAN};
@@ -111,26 +143,34 @@ static bool judge(multiply_fn multiply, int quant, int64_t m, int64_t n, int64_t
         error = error_of(&product);
     /* False for what is not a number, too. */
     bool right = error.norm <= TOLERANCE && error.worst <= TOLERANCE_OF_ONE;
-    fprintf(report, "{\"type\": \"%s\", \"m\": %d, \"n\": %d, \"k\": %d", format->name, (int)m, (int)n,
-            (int)k);
+    fprintf(report, "{\"row\": {\"type\": \"%s\", \"m\": %d, \"n\": %d, \"k\": %d", format->name,
+            (int)m, (int)n, (int)k);
     print_number("error", error.norm);
     print_number("worst", error.worst);
-    fprintf(report, ", \"right\": %s}\n", right ? "true" : "false");
-    fflush(report); /* the next product may take the process with it */
+    fprintf(report, ", \"right\": %s}}\n", right ? "true" : "false");
     free(weights);
     free(activations);
     free(out);
     return right;
 }
 
+static bool wanted(const char *name) {
+    for (char **type = types; *type; ++type)
+        if (strcasecmp(*type, name) == 0)
+            return true;
+    return !*types;
+}
+
 int multiply_all(multiply_fn multiply) {
     static const int64_t columns[] = {1, 4, 64};
     bool right = true;
     for (int quant = 0; quant < QUANTS; ++quant)
-        for (size_t i = 0; i < sizeof columns / sizeof *columns; ++i)
+        for (size_t i = 0; wanted(quants[quant].name) && i < sizeof columns / sizeof *columns; ++i)
             /* Awkward but legal: 262 rows fill no tile; they are even because the kernels of
              * 0.7 to 0.8.12 take rows in pairs. 43 or 3 blocks a row are no multiple of the 512
              * values to which CUDA buffers are padded. */
             right &= judge(multiply, quant, 262, columns[i], quants[quant].values == 32 ? 1376 : 768);
+    fputs("{\"end\": true}\n", report);
+    fflush(report);
     return right ? ALL_RIGHT : WRONG_RESULT;
 }
