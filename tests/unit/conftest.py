@@ -21,7 +21,8 @@ SETTINGS = re.compile(
 #: Compilers, what they start, what drives them, and what asks the hardware.
 REAL_TOOLS = re.compile(
     r"(\w+-linux-gnu-)?(nvcc|hipcc|gcc|g\+\+|clang(\+\+)?|cc|c\+\+|cl|ld|cmake|ninja|make|cicc"
-    r"|cudafe\+\+|ptxas|fatbinary|nvlink|cuobjdump|nvdisasm|nvidia-smi|rocminfo|amdgpu-arch)(-[\d.]+)?(\.exe)?"
+    r"|cudafe\+\+|ptxas|fatbinary|nvlink|cuobjdump|nvdisasm|nvidia-smi|rocminfo"
+    r"|amdgpu-arch)(-[\d.]+)?(\.exe)?"
 )
 
 
