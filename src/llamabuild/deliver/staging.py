@@ -91,6 +91,8 @@ def staged(target: Path) -> Iterator[Stage]:
 
 def _lock(path: Path, target: Path) -> FileIO:
     """Open the stage if no other process holds it, whoever left it there."""
+    if path.is_symlink():
+        raise _in_the_way(path)
     file = FileIO(os.open(path, _FLAGS, 0o600), "r+")
     try:
         free = _plain(file, path) and try_lock(file.fileno()) and _named(file, path)
@@ -111,7 +113,11 @@ def _plain(file: FileIO, path: Path) -> bool:
     own = sys.platform == "win32" or status.st_uid == os.geteuid()
     if own and stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
         return True
-    raise DeliveryError(f"{path} is in the way", hint=f"remove {path}")
+    raise _in_the_way(path)
+
+
+def _in_the_way(path: Path) -> DeliveryError:
+    return DeliveryError(f"{path} is in the way", hint="move it away, and try again")
 
 
 def _named(file: FileIO, path: Path) -> bool:

@@ -1,0 +1,114 @@
+"""Large files, holes, and systems that know less."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.deliver.llamafiles import (
+    MODULE,
+    NAME,
+    SOURCES,
+    WEIGHTS,
+    Room,
+)
+
+from llamabuild.deliver import copying
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    return Room(tmp_path)
+
+
+def by_hand(*_: object) -> int:
+    raise OSError(errno.ENOSYS, "no such call")
+
+
+class TestCopying:
+    """Large files, holes, and systems that know less."""
+
+    @pytest.fixture(params=["the kernel", "an old kernel", "no holes", "shared blocks"])
+    def way(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setattr(copying, "CHUNK", 50_000)
+        if request.param == "shared blocks":
+            monkeypatch.setattr(copying, "share_blocks", _share_by_copying)
+        else:
+            monkeypatch.setattr(copying, "share_blocks", lambda *_: False)
+        if request.param in {"an old kernel", "no holes"}:
+            monkeypatch.setattr(os, "copy_file_range", by_hand, raising=False)
+        if request.param == "no holes":
+            monkeypatch.delattr(os, "SEEK_DATA", raising=False)
+            monkeypatch.delattr(os, "SEEK_HOLE", raising=False)
+        return str(request.param)
+
+    def test_every_way_gives_the_same_file(self, room: Room, way: str) -> None:
+        room.embed()
+        assert room.contents() == {**SOURCES, "model.gguf": WEIGHTS, NAME: MODULE}
+
+    @pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="no holes here")
+    def test_holes_stay_holes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        source, target = tmp_path / "source", tmp_path / "target"
+        with source.open("wb") as file:
+            file.write(b"a" * 10_000)
+            file.seek(40 << 20)
+            file.write(b"b" * 10_000)
+            file.truncate(80 << 20)
+        if source.stat().st_blocks * 512 > 20 << 20:
+            pytest.skip("this file system has no holes")
+        steps: list[Any] = []
+        length = 80 << 20
+        with io.FileIO(source) as one, io.FileIO(target, "w+") as other:
+            copying.copy(one, other, length, "copying", steps.append)
+            assert copying.difference(one, other, length, "checking", steps.append) is None
+            assert copying.data_bytes(one, length) < 1 << 20
+            os.pwrite(other.fileno(), b"!", 60 << 20)  # where both had holes
+            where = copying.difference(one, other, length, "checking", steps.append)
+        assert where is not None
+        assert where <= 60 << 20 < where + copying.CHUNK
+        assert target.stat().st_blocks * 512 < 20 << 20
+
+    def test_it_says_how_far_it_is_but_not_too_often(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(copying, "CHUNK", 1000)
+        source = tmp_path / "source"
+        source.write_bytes(os.urandom(3 << 20))
+        steps: list[Any] = []
+        with io.FileIO(source) as one, io.FileIO(tmp_path / "target", "w+") as other:
+            copying.copy(one, other, 3 << 20, "copying", steps.append)
+        shares = [event.share for event in steps if hasattr(event, "share")]
+        assert shares == sorted(shares)
+        assert shares[-1] == 1.0
+        assert 40 < len(shares) <= 51
+
+    def test_a_source_that_ends_early(self, tmp_path: Path) -> None:
+        source = tmp_path / "source"
+        source.write_bytes(b"short")
+        with (
+            io.FileIO(source) as one,
+            io.FileIO(tmp_path / "target", "w+") as other,
+            pytest.raises(EOFError),
+        ):
+            # (Without holes: with them, what is missing would be one.)
+            _without_holes(lambda: copying.copy(one, other, 100, "copying", print))
+
+
+def _without_holes(act: Callable[[], None]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(os, "SEEK_DATA", raising=False)
+        patch.delattr(os, "SEEK_HOLE", raising=False)
+        act()
+
+
+def _share_by_copying(source: io.FileIO, target: io.FileIO) -> bool:
+    """What a file system that shares blocks seems to do."""
+    source.seek(0)
+    target.seek(0)
+    target.write(source.readall())
+    return True
