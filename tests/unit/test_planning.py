@@ -92,7 +92,7 @@ def planned(source: SourceTree = CLASSIC, machine: Machine = LINUX, **given: Any
 def test_a_classic_module_is_what_its_loader_looks_for() -> None:
     plan = planned()
     assert (plan.flavor, plan.module) == ("classic", "ggml-cuda.so")
-    assert plan.nvcc_flags == (
+    assert plan.device_flags == (
         "-gencode=arch=compute_75,code=sm_75",
         "-gencode=arch=compute_90,code=compute_90",
     )
@@ -153,9 +153,9 @@ def test_the_key_ignores_folders_and_the_way_things_were_found() -> None:
 
 def test_what_a_source_needs_of_nvcc_is_said_unless_its_own_cmake_does() -> None:
     tree = replace(TREE, nvcc_flags=("--extended-lambda",))
-    assert "--extended-lambda" in planned(tree, flavor="self-contained").nvcc_flags
-    assert "--extended-lambda" not in planned(tree).nvcc_flags
-    assert "--extended-lambda" not in planned().nvcc_flags
+    assert "--extended-lambda" in planned(tree, flavor="self-contained").device_flags
+    assert "--extended-lambda" not in planned(tree).device_flags
+    assert "--extended-lambda" not in planned().device_flags
 
 
 def test_our_own_kernels_need_no_library_and_show_only_their_interface() -> None:
@@ -195,7 +195,7 @@ def test_a_flag_that_means_nothing_to_the_source_is_refused(
 
 
 def test_compression_modes_need_a_new_nvcc() -> None:
-    assert "--compress-mode=size" in planned(compress="size").nvcc_flags
+    assert "--compress-mode=size" in planned(compress="size").device_flags
     assert "GGML_CUDA_COMPRESSION_MODE=size" in planned(TREE, compress="size").cmake_options
     with pytest.raises(ToolchainError, match="no compression modes") as caught:
         make_plan(
@@ -226,7 +226,7 @@ def test_a_tree_of_its_own_cmake_gets_options_only() -> None:
     assert plan.exports == ("ggml_backend_init",)
     assert "libggml-base.so*" in plan.may_need
     assert plan.defines == ("A=1",)
-    assert not any(flag.startswith("-gencode") for flag in plan.nvcc_flags)
+    assert not any(flag.startswith("-gencode") for flag in plan.device_flags)
 
 
 def test_windows_gets_msvcs_words_and_never_gccs() -> None:

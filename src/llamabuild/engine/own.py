@@ -70,7 +70,7 @@ def _nvcc_flags(site: Site, split: int) -> list[str]:
     divided = [f"--split-compile={split}"] if split > 1 and plan.toolkit.split_compile else []
     return [
         *("-ccbin", str(plan.host_compiler.path)),
-        *plan.nvcc_flags,
+        *plan.device_flags,
         *divided,
         *(f"-Xcompiler={flag}" for flag in plan.host_flags),
         *(f"-I{name}" for name in plan.source.includes),

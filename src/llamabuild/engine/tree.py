@@ -26,7 +26,7 @@ def build(site: Site) -> Path:
         "CMAKE_CUDA_ARCHITECTURES": [str(arch) for arch in plan.archs],
         "CMAKE_C_FLAGS": shlex.join(plain),
         "CMAKE_CXX_FLAGS": shlex.join(plain),
-        "CMAKE_CUDA_FLAGS": shlex.join([*plan.nvcc_flags, *defines, f"-Xcompiler={anonymous}"]),
+        "CMAKE_CUDA_FLAGS": shlex.join([*plan.device_flags, *defines, f"-Xcompiler={anonymous}"]),
         "CMAKE_MODULE_LINKER_FLAGS": shlex.join(plan.link_flags),
         "CMAKE_BUILD_TYPE": "Release",
         # As llama.cpp's own releases: its libraries lie side by side, wherever that is.

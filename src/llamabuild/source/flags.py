@@ -26,7 +26,7 @@ class Effect:
     """What one flag changes for one source and flavor.
 
     :param options: CMake cache entries, ``NAME=VALUE``, for ``backend-dl``.
-    :param nvcc: arguments of nvcc.
+    :param nvcc: arguments of nvcc; ``clang``: of clang, which compiles for AMD GPUs.
     :param add: device files to compile beside :attr:`SourceTree.device`.
     :param drop: device files of the tree to leave out.
     :param note: what the user should know; empty when there is nothing.
@@ -36,6 +36,7 @@ class Effect:
     defines: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     nvcc: tuple[str, ...] = ()
+    clang: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     add: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
@@ -46,7 +47,8 @@ class Effect:
 def flag_effects(tree: SourceTree, flavor: str) -> Mapping[str, Effect]:
     """Say each of our flags to ``tree`` when it is built as ``flavor``.
 
-    Keys: ``force-mmq``, ``force-cublas``, ``blas=tiny``, ``blas=cublas``, ``no-iq``, ``fa=off``,
+    Keys: ``force-mmq``, ``force-cublas``, ``blas=tiny``, ``blas=cublas``,
+    ``blas=hipblas``, ``hip``, ``no-iq``, ``fa=off``,
     ``fa=default``, ``fa=all``, ``fast-math``, ``no-fast-math``, ``compress``. One ``blas=`` and
     one ``fa=`` always apply; the mode of ``compress`` is appended to what its effect holds.
     """
@@ -100,6 +102,7 @@ def _effect(entry: Mapping[str, Any], tree: SourceTree) -> Effect:
         defines=(*entry.get("defines", ()), *_pairs(entry.get("pairs", ""))),
         options=tuple(entry.get("options", ())),
         nvcc=tuple(entry.get("nvcc", ())),
+        clang=tuple(entry.get("clang", ())),
         libraries=tuple(entry.get("libraries", ())),
         add=tuple(entry.get("add", ())),
         drop=tuple(

@@ -132,6 +132,7 @@ def describe(contents: Mapping[str, bytes], read: Reader, origin: str) -> dict[s
         "levels": scan.levels(device),
         "declared": scan.declared(contents.get("ggml-cuda.h", b"")),
         "markers": (*scan.markers("device", device), *code_size),
+        **(_hip(releases[0]) if releases else {}),
         "recipe": recipe,
     }
 
@@ -160,14 +161,29 @@ def _narrow(releases: list[str], read: Reader) -> list[str]:
 
 def _recipe_of(releases: Iterable[str]) -> ClassicRecipe:
     """Recipe of one release, or of several with the same ``ggml-cuda.cu``."""
+    releases = list(releases)
     wanted = [_number(release) for release in releases]
-    entry = [e for e in _recipes() if _number(e["first"]) <= wanted[0]][-1]
     symbols = (
         name
         for name, (first, last) in _releases()["symbols"].items()
         if any(_number(first) <= release <= _number(last) for release in wanted)
     )
-    return _recipe(entry, symbols)
+    return _recipe(_entry(releases[0]), symbols)
+
+
+def _hip(release: str) -> dict[str, Any]:
+    """What a release asks of the compilers for AMD GPUs; a changed source may ask for less."""
+    entry = _entry(release)
+    oldest = entry.get("hip_oldest")
+    return {
+        "hip_oldest": (oldest[0], oldest[1]) if oldest else None,
+        "hip_why": entry.get("hip_why", ""),
+        "hip_blas": entry.get("hip_blas", ""),
+    }
+
+
+def _entry(release: str) -> Mapping[str, Any]:
+    return [entry for entry in _recipes() if _number(entry["first"]) <= _number(release)][-1]
 
 
 def _nearest(text: bytes, origin: str) -> ClassicRecipe:

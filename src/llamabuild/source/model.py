@@ -70,6 +70,9 @@ class SourceTree:
     :param ggml_version: ggml's own version, where it states one.
     :param generated: names and texts of files that a ``self-contained`` build needs beside
         ``files``: ggml's own CMake makes them while it configures.
+    :param hip_oldest: the HIP with which it compiles for AMD GPUs, such as (5, 5); none: any.
+    :param hip_why: what older ones lack, in words that follow "because".
+    :param hip_blas: why it does not compile without hipBLAS's headers, whatever is linked.
     :param recipe: for ``classic`` only.
     """
 
@@ -95,6 +98,9 @@ class SourceTree:
     ggml_cmake: str | None = None
     ggml_version: str | None = None
     generated: tuple[tuple[str, str], ...] = ()
+    hip_oldest: tuple[int, int] | None = None
+    hip_why: str = ""
+    hip_blas: str = ""
     recipe: ClassicRecipe | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-__all__ = ["declared", "includes", "levels", "markers", "tables"]
+__all__ = ["declared", "hip_oldest", "includes", "levels", "markers", "tables"]
 
 _COMPARISON = re.compile(rb"__CUDA_ARCH__\s*(?:[<>=!]=|[<>])\s*(\w+)")
 _NUMBER = re.compile(rb"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+(\d+)\b", re.MULTILINE)
 _INCLUDE = re.compile(r"^[ \t]*#[ \t]*include[ \t]*\"([^\"\n]+)\"", re.MULTILINE)
 _FUNCTION = re.compile(rb"\b(ggml_backend_cuda_\w+)[ \t]*\(")
+#: ggml refuses an older HIP in so many words (``src/ggml-hip/CMakeLists.txt``).
+_HIP_VERSION = re.compile(rb"\(\$\{hip_VERSION\}\s+VERSION_LESS\s+\"?(\d+)\.(\d+)")
 
 
 @cache
@@ -47,6 +49,12 @@ def levels(text: bytes) -> tuple[int, ...]:
         int(word) if word.isdigit() else numbers.get(word, 0) for word in _COMPARISON.findall(text)
     }
     return tuple(sorted({value // 10 for value in compared if 500 <= value < 10_000}))
+
+
+def hip_oldest(cmake: bytes) -> tuple[int, int] | None:
+    """Return the oldest HIP that CMake files accept, where they say so."""
+    found = [(int(major), int(minor)) for major, minor in _HIP_VERSION.findall(cmake)]
+    return max(found, default=None)
 
 
 def declared(text: bytes) -> tuple[str, ...]:

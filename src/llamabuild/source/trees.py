@@ -110,6 +110,8 @@ def describe(layout: Layout, contents: dict[str, bytes], origin: str) -> dict[st
         "ggml_cmake": layout.base if layout.backend_dl else None,
         "ggml_version": ggml_version,
         "generated": tuple(_generated(contents, ggml_version)),
+        "hip_oldest": scan.hip_oldest(cmake),
+        "hip_why": "its CMake asks for it",
     }
 
 

@@ -33,8 +33,8 @@ def test_every_flag_has_an_answer_for_every_source(bench: Any, samples: Any) -> 
     old = bench.open(samples.write(bench.cwd / "o", samples.ONE_FILE))
     answers = [flag_effects(classic(b""), "classic"), flag_effects(old, "self-contained")]
     answers += [flag_effects(modern, flavor) for flavor in modern.flavors]
-    flags = "force-mmq force-cublas blas=tiny blas=cublas no-iq fa=off fa=default fa=all"
-    expected = {*flags.split(), "fast-math", "no-fast-math", "compress"}
+    flags = "force-mmq force-cublas blas=tiny blas=cublas blas=hipblas hip no-iq fa=off fa=default"
+    expected = {*flags.split(), "fa=all", "fast-math", "no-fast-math", "compress"}
     assert all(set(answer) == expected for answer in answers)
 
 
@@ -171,7 +171,8 @@ def test_flash_attention_by_cmake(bench: Any, samples: Any) -> None:
 def test_fast_math_and_compression(bench: Any, samples: Any) -> None:
     modern = bench.open(samples.write(bench.cwd / "t", samples.MODERN))
     own, cmake = (flag_effects(modern, flavor) for flavor in ("self-contained", "backend-dl"))
-    assert own["fast-math"] == Effect(nvcc=("--use_fast_math",))
+    assert own["fast-math"].nvcc == ("--use_fast_math",)
+    assert own["fast-math"].clang == ("-fno-hip-fp32-correctly-rounded-divide-sqrt",)
     assert own["no-fast-math"] == Effect()
     assert cmake["fast-math"] == Effect()
     assert "always" in cmake["no-fast-math"].unsupported

@@ -64,7 +64,7 @@ def _planned_text(plan: Plan) -> str:
         "toolkit": f"CUDA {toolkit['version']}, {toolkit['path']} ({toolkit['found_via']})",
         "compiler": f"{compiler['kind']} {compiler['version']}, {compiler['path']}",
         "defines": " ".join(plan.defines),
-        "nvcc": " ".join(plan.nvcc_flags),
+        "nvcc": " ".join(plan.device_flags),
         "cmake": " ".join(f"-D{option}" for option in plan.cmake_options),
         "key": plan.key,
     }
