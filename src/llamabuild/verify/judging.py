@@ -20,7 +20,11 @@ __all__ = ["judged"]
 _DRIVER = re.compile(r"(libcuda\.so|nvcuda\.dll|libamdhip64\.so|amdhip64\S*\.dll)", re.IGNORECASE)
 #: What a backend-dl module is loaded beside.
 _GGML = re.compile(r"libggml-base[^:\s]*")
-#: What to do where nobody knows better.
+#: What to do where nobody knows better: with our own kernels, and with others'.
+_REBUILD = (
+    "build it again, `llamabuild build --source bundled --rebuild`; if it fails again, try another "
+    "driver or another --toolkit"
+)
 _COMPARE = (
     "`llamabuild verify` without a file tries our own kernels on this GPU: if they fail, too, it "
     "is not the module; else build it again with --arch native"
@@ -54,7 +58,11 @@ def judged(path: Path, device: int, environ: Mapping[str, str], trial: Trial) ->
         shown=_shown(flavor, trial),
         rows=rows,
         not_shown=(),
-        error=_rejected(path, why, hint, trial.words) if why else None,
+        error=_rejected(
+            path, why, hint or (_REBUILD if flavor == "bundled" else _COMPARE), trial.words
+        )
+        if why
+        else None,
         words=trial.words,
         seconds=trial.seconds,
     )
@@ -63,9 +71,7 @@ def judged(path: Path, device: int, environ: Mapping[str, str], trial: Trial) ->
 def _rejected(path: Path, why: str, hint: str, words: str) -> ModuleRejectedError:
     said = "\nits last words:\n" + "\n".join(f"  {line}" for line in words.splitlines())
     advice = next((text for pattern, text in _advices() if pattern.search(f"{why}\n{words}")), "")
-    return ModuleRejectedError(
-        f"{path} {why}{said if words else ''}", hint=advice or hint or _COMPARE
-    )
+    return ModuleRejectedError(f"{path} {why}{said if words else ''}", hint=advice or hint)
 
 
 #: Why a module failed, and what to do where nothing better is known.
