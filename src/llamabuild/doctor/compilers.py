@@ -54,7 +54,7 @@ def host_compilers(here: Surroundings) -> Iterator[Line]:
     """The C++ compiler of each toolkit, or why there is none."""
     served: dict[str, list[str]] = {}
     passed_over: dict[str, None] = {}
-    for toolkit in here.toolkits.toolkits if here.machine.system != "macos" else ():
+    for toolkit in here.toolkits.toolkits:
         try:
             compiler = toolchain.find_host_compiler(
                 toolkit, here.environ, memo=Memo(None), machine=here.machine
@@ -72,6 +72,8 @@ def host_compilers(here: Surroundings) -> Iterator[Line]:
 
 
 def build_tools(here: Surroundings) -> Iterator[Line]:
+    if here.machine.system == "macos":
+        return
     tools = toolchain.find_build_tools(here.environ, memo=Memo(None), machine=here.machine)
     yield Line("ok", f"CMake {tools.cmake_version} ({tools.cmake})")
     yield Line("ok", f"Ninja {tools.ninja_version} ({tools.ninja})")

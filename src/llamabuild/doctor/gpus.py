@@ -34,9 +34,14 @@ def found(here: Surroundings) -> Iterator[Line]:
         (here.nvidia, _expects_nvidia(here)),
         (here.amd, _expects_amd(here)),
     ):
-        if expected or (not here.gpus and not detection.absent):
-            for problem in detection.problems:
-                yield Line("trouble" if expected else "note", problem.message, problem.hint)
+        for problem in detection.problems if expected else ():
+            yield Line("trouble", problem.message, problem.hint)
+    if not here.gpus and not _expects_nvidia(here) and not _expects_amd(here):
+        yield Line(
+            "note",
+            "there is no GPU here, and no driver of one",
+            "name what to build for, for example --arch 89 or --arch 'rtx 4090'",
+        )
 
 
 def _expects_nvidia(here: Surroundings) -> bool:

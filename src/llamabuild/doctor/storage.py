@@ -29,8 +29,7 @@ def cache(here: Surroundings) -> Iterator[Line]:
             "export LLAMABUILD_CACHE_DIR=/a/folder/that/lasts",
         )
         return
-    above = _existing(root)
-    if not os.access(above, os.W_OK | os.X_OK):
+    if not os.access(_existing(root), os.W_OK | os.X_OK):
         yield Line(
             "note",
             f"the cache {root} cannot be written",
@@ -38,7 +37,7 @@ def cache(here: Surroundings) -> Iterator[Line]:
         )
     found = store.checkup(root, seconds=_SECONDS)
     if found is None:
-        yield Line("ok", f"the cache {root} is still to be made")
+        yield Line("ok", f"there is no cache yet in {root}")
         return
     unread = f", {found.unread} of them compared by size only" if found.unread else ""
     yield Line(

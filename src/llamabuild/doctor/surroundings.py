@@ -87,6 +87,8 @@ class Surroundings:
     @cached_property
     def amd(self) -> Detection:
         """The AMD GPUs, and what is wrong with them."""
+        if self.machine.system == "macos":
+            return Detection((), (), None, absent=True)
         with run.within(GPU_SECONDS):
             return probe.detect_amd(self.environ, root=self.root, platform=self._platform)
 
@@ -101,10 +103,9 @@ class Surroundings:
 
     @cached_property
     def toolkits(self) -> ToolkitSearch:
-        """Every CUDA toolkit, asked anew: nothing is remembered, nothing is written.
-
-        :raises ToolchainError: there can be none on this system.
-        """
+        """Every CUDA toolkit, asked anew: nothing is remembered, nothing is written."""
+        if self.machine.system == "macos":
+            return ToolkitSearch(())
         with run.within(TOOLKIT_SECONDS):
             return toolchain.find_cuda(
                 self.environ, memo=Memo(None), machine=self.machine, python_path=self.python_path
