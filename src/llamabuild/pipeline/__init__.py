@@ -7,19 +7,25 @@ or the compilers.
 from __future__ import annotations
 
 from llamabuild.pipeline.building import Built, build, gpu_architecture
+from llamabuild.pipeline.environment import Environment, environment
 from llamabuild.pipeline.stages import PLANNING, Job, depends_on, detect, open_store, plan, start
+from llamabuild.pipeline.trying import module_to_try, source_to_try
 from llamabuild.store import Store
 
 __all__ = [
     "PLANNING",
     "Built",
+    "Environment",
     "Job",
     "Store",
     "build",
     "depends_on",
     "detect",
+    "environment",
     "gpu_architecture",
+    "module_to_try",
     "open_store",
     "plan",
+    "source_to_try",
     "start",
 ]

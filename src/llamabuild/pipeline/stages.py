@@ -49,8 +49,8 @@ class Job:
 
 
 def detect(environ: Mapping[str, str]) -> Detection:
-    """Look at the GPUs of this machine."""
-    return probe.detect_nvidia(environ)
+    """Look at the GPUs of this machine, of any vendor."""
+    return probe.detect_gpus(environ)
 
 
 def open_store(request: Request, environ: Mapping[str, str], notify: Listener) -> Store:

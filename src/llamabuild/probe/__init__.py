@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llamabuild.probe.amd import detect_amd
+from llamabuild.probe.gpus import detect_gpus
 from llamabuild.probe.host import HostLimits, host_limits
 from llamabuild.probe.model import Detection, Gpu, Problem
 from llamabuild.probe.nvidia import detect_nvidia
@@ -13,6 +14,7 @@ __all__ = [
     "HostLimits",
     "Problem",
     "detect_amd",
+    "detect_gpus",
     "detect_nvidia",
     "host_limits",
 ]

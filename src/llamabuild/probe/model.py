@@ -51,7 +51,7 @@ class Detection:
 
     :param problems: what is wrong; at least one where there is no GPU.
     :param driver_cuda: the newest CUDA version that the driver can run, such as (12, 8).
-    :param absent: there is neither a GPU of this vendor nor a driver: nothing to mend.
+    :param absent: there is no sign of this vendor's hardware: nothing that a user could mend.
     """
 
     gpus: tuple[Gpu, ...]

@@ -80,8 +80,7 @@ def detect_nvidia(
         return _masked(with_gpus[0], mask)
     silent = tuple(_broken(one, "") for answer in answers for one in answer.silent)
     problem = broken[0] if broken else _why_none(machine, idle=idle, asked=bool(answers))
-    signs = broken or answers or idle or kernel_driver(root) or has_card(root, _NVIDIA)
-    return Detection((), silent or (problem,), None, absent=not signs)
+    return Detection((), silent or (problem,), None, absent=not (silent or broken or _signs(root)))
 
 
 def _with_names_read(answer: Answer) -> Answer:
@@ -204,3 +203,8 @@ def _why_none(machine: Machine, *, idle: bool, asked: bool) -> Problem:
         f"there {gpu}no NVIDIA driver on this machine",
         f"install the driver of the GPU ({where}); {_OR_NAME}",
     )
+
+
+def _signs(root: Path) -> bool:
+    """Tell whether there is any sign of NVIDIA's hardware; under WSL there never is."""
+    return bool(kernel_driver(root)) or has_card(root, _NVIDIA) or (root / "usr/lib/wsl").is_dir()
