@@ -22,7 +22,7 @@ def refused(given: dict[str, Any], environ: dict[str, str] | None = None) -> Usa
 #: A field's type follows from its option's kind.
 TYPES = {
     "text": (str, str | None),
-    "number": (int | None,),
+    "number": (int, int | None),
     "list": (tuple[str, ...],),
     "flag": (bool,),
     "switch": (bool, bool | None),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from llamabuild.cli import commands
+from llamabuild.cli.commands.call import complain
 from llamabuild.cli.parser import parse
 from llamabuild.cli.render import Renderer
 from llamabuild.errors import InterruptedByUser, LlamabuildError
@@ -58,9 +59,7 @@ def _fail(error: LlamabuildError, as_json: bool) -> int:
             }
         }
         print(json.dumps(document, indent=2))  # noqa: T201
-    sys.stderr.write(f"error: {error.message}\n")
-    if error.hint:
-        sys.stderr.write(f"  try: {error.hint}\n")
+    complain(error)
     return error.exit_code
 
 

@@ -13,6 +13,8 @@ COMMANDS: Mapping[str, str] = {
     "plan": "show what build would do, without compiling",
     "detect": "show the GPUs that are there, and what is wrong with the driver",
     "inspect": "show which architectures, kernels and symbols a finished module holds",
+    "verify": "multiply with a module on this machine's GPU, type by type, against a reference",
+    "bench": "time our own kernels on this machine's GPU",
     "cache": "list, check and clean the cached modules",
     "doctor": "report on this machine, what is wrong with it and what mends it; changes nothing",
 }
@@ -28,12 +30,21 @@ class Argument:
     choices: tuple[str, ...] = ()
 
 
+_MODULE = Argument(
+    "module",
+    "a GPU module (.so or .dll), or a cached module's key or its beginning; by default our own "
+    "kernels, from the cache or built for this GPU",
+    "?",
+)
+
 #: Command -> its arguments.
 ARGUMENTS: Mapping[str, tuple[Argument, ...]] = {
     "inspect": (
         Argument("file", "a GPU module: .so or .dll"),
         Argument("other", "another one: show what changed from the first to this", "?"),
     ),
+    "verify": (_MODULE,),
+    "bench": (_MODULE,),
     "cache": (
         Argument("action", "what to do", None, ("list", "path", "verify", "prune", "clear")),
         Argument("key", "an entry's key or its beginning (path, verify)", "?"),

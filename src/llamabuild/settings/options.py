@@ -23,6 +23,7 @@ class Option:
     A ``flag`` is set by naming it, a ``switch`` has a ``--no-`` form as well, a ``count`` counts
     how often it is named, and a ``list`` may be repeated. ``variables`` are read in order when
     the command line is silent; ``default`` counts when they are, too.
+    No number is below ``least``.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Option:
     metavar: str = ""
     choices: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
+    least: int = 1
 
     @property
     def flag(self) -> str:
@@ -51,6 +53,8 @@ _BUILD_ONLY = frozenset({"build"})
 _BUILD = _BUILD_ONLY | {"plan"}
 _CACHE_ONLY = frozenset({"cache"})
 _INSPECT_ONLY = frozenset({"inspect"})
+_VERIFY_ONLY = frozenset({"verify"})
+_BENCH_ONLY = frozenset({"bench"})
 _DOCTOR_ONLY = frozenset({"doctor"})
 _ALL = frozenset(COMMANDS)
 
@@ -59,6 +63,7 @@ _code = partial(_option, group="code", commands=_BUILD)
 _tools = partial(_option, group="tools", commands=_BUILD)
 _result = partial(_option, group="result", commands=_BUILD_ONLY)
 _view = partial(_option, group="view", commands=_INSPECT_ONLY)
+_trial = partial(_option, group="trial", commands=_VERIFY_ONLY | _BENCH_ONLY)
 _pruning = partial(_option, group="pruning", commands=_CACHE_ONLY)
 _doctor = partial(_option, group="report", commands=_DOCTOR_ONLY)
 _common = partial(_option, group="common", commands=_ALL)
@@ -82,6 +87,7 @@ class Request:
         "a llamafile, its folder, a llama.cpp, ggml or whisper.cpp tree or archive, or "
         "pypi:NAME==VERSION; by default a llamafile that is found here or in ~/.llamafile, else "
         "bundled: our own kernels",
+        commands=_BUILD | _VERIFY_ONLY,
         metavar="SOURCE",
         variables=("LLAMABUILD_SOURCE",),
     )
@@ -185,6 +191,32 @@ class Request:
     )
     rebuild: bool = _result("flag", False, "compile even if the cache has the answer")
     dry_run: bool = _result("flag", False, "show the plan and compile nothing")
+    device: int = _trial(
+        "number", 0, "which GPU, counted from 0 as programs see them", metavar="N", least=0
+    )
+    types: str | None = _trial(
+        "text", None, "these types alone: 'q4_0,q4_K'; by default all", metavar="LIST"
+    )
+    time_limit: int = _trial(
+        "number",
+        600,
+        "seconds after which a program that runs the module is ended",
+        metavar="SECONDS",
+    )
+    columns: str = _trial(
+        "text",
+        "1,8,512",
+        "numbers of columns of activations (n)",
+        commands=_BENCH_ONLY,
+        metavar="LIST",
+    )
+    shapes: str = _trial(
+        "text",
+        "4096x14336",
+        "rows and columns of the weights (m, k): '4096x14336,14336x4096'",
+        commands=_BENCH_ONLY,
+        metavar="LIST",
+    )
     older_than: str | None = _pruning(
         "text", None, "prune what was not used for this long: 12h, 30d", metavar="AGE"
     )
@@ -217,7 +249,7 @@ class Request:
         "text",
         None,
         "the cache folder; by default the platform's",
-        commands=_BUILD | _CACHE_ONLY | _DOCTOR_ONLY,
+        commands=_BUILD | _CACHE_ONLY | _VERIFY_ONLY | _BENCH_ONLY | _DOCTOR_ONLY,
         metavar="DIR",
         variables=("LLAMABUILD_CACHE_DIR",),
     )

@@ -60,7 +60,7 @@ def _checked(option: Option, value: Any, origin: str) -> Any:
         if option.kind == "list":
             return _texts(value)
         if option.kind == "number":
-            return _whole_number(value, least=1)
+            return _whole_number(value, least=option.least)
         if option.kind == "count":
             return _whole_number(value, least=0)
         return _truth(value)

@@ -19,6 +19,8 @@ COMMANDS: Mapping[str, str] = {
     "detect": "detecting.detect",
     "inspect": "inspecting.inspect",
     "cache": "caching.cache",
+    "verify": "verifying.verify",
+    "bench": "verifying.bench",
     "doctor": "doctoring.doctor",
 }
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from llamabuild.cli.render import Renderer
-from llamabuild.errors import StoreError
+from llamabuild.errors import LlamabuildError, StoreError
 from llamabuild.replay import Recorded
 from llamabuild.settings import ARGUMENTS, Request
 
-__all__ = ["ARGUMENT_NAMES", "Call", "document", "say", "show", "table", "write"]
+__all__ = ["ARGUMENT_NAMES", "Call", "complain", "document", "say", "show", "table", "write"]
 
 ARGUMENT_NAMES = frozenset(
     argument.name for arguments in ARGUMENTS.values() for argument in arguments
@@ -40,6 +40,13 @@ def document(fields: Mapping[str, Any]) -> str:
 def show(text: str) -> None:
     """Print a result."""
     sys.stdout.write(text)
+
+
+def complain(error: LlamabuildError) -> None:
+    """Print an error, and what to do about it."""
+    sys.stderr.write(f"error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"  try: {error.hint}\n")
 
 
 def say(call: Call, text: str) -> None:
