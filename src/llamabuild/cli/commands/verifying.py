@@ -1,0 +1,88 @@
+"""``llamabuild verify`` and ``llamabuild bench``: run a module on the GPU that is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llamabuild import pipeline
+from llamabuild.cli.commands.call import Call, complain, document, say, show, table
+from llamabuild.errors import UsageError
+from llamabuild.verify import Timings, Verdict
+
+__all__ = ["bench", "verify"]
+
+
+def verify(call: Call) -> int:
+    from llamabuild import verify
+
+    request = call.request
+    job = pipeline.start(request, call.environ, Path.cwd(), call.renderer)
+    verdict = verify.verify(
+        pipeline.module_to_try(job, call.arguments["module"], request.device),
+        device=request.device,
+        types=_names(request.types),
+        source=pipeline.source_to_try(job),
+        environ=call.environ,
+        time_limit=float(request.time_limit),
+        notify=call.renderer,
+    )
+    call.renderer.close()
+    show(document(verdict.to_json()) if request.json else _verdict_text(verdict))
+    if verdict.error is None:
+        return 0
+    complain(verdict.error)
+    return verdict.error.exit_code
+
+
+def bench(call: Call) -> int:
+    from llamabuild import verify
+
+    request = call.request
+    job = pipeline.start(request, call.environ, Path.cwd(), call.renderer)
+    timings = verify.bench(
+        pipeline.module_to_try(job, call.arguments["module"], request.device),
+        device=request.device,
+        types=_names(request.types),
+        columns=[_number(word, "--columns") for word in _names(request.columns)],
+        shapes=[_shape(word) for word in _names(request.shapes)],
+        environ=call.environ,
+        time_limit=float(request.time_limit),
+        notify=call.renderer,
+    )
+    call.renderer.close()
+    if request.json:
+        show(document(timings.to_json()))
+        return 0
+    say(call, _bench_text(timings))
+    show(table(timings.table))
+    return 0
+
+
+def _verdict_text(verdict: Verdict) -> str:
+    lines = "".join(f"{line}\n" for line in (str(verdict.path), *verdict.summary))
+    rows = verdict.table
+    return lines + (f"\n{table(rows)}" if rows else "")
+
+
+def _bench_text(timings: Timings) -> str:
+    copied = timings.copy_bytes_per_second / 1e9
+    return f"{timings.path}\n{timings.card}\na copy moves {copied:.0f} GB/s, read and written\n\n"
+
+
+def _names(text: str | None) -> list[str]:
+    return (text or "").replace(",", " ").split()
+
+
+def _number(word: str, flag: str) -> int:
+    if not word.isdecimal() or not 0 < int(word) < 1 << 19:
+        raise UsageError(
+            f"{flag}: {word!r} is no number of columns or rows", hint=f"{flag} 1,8,512"
+        )
+    return int(word)
+
+
+def _shape(word: str) -> tuple[int, int]:
+    rows, times, columns = word.lower().partition("x")
+    if not times:
+        raise UsageError(f"--shapes: {word!r} is no shape", hint="--shapes 4096x14336")
+    return _number(rows, "--shapes"), _number(columns, "--shapes")
