@@ -17,7 +17,7 @@ from llamabuild.engine import own, tree
 from llamabuild.engine.site import Site, Tools
 from llamabuild.events import Listener
 from llamabuild.planning import Plan
-from llamabuild.toolchain import compiler_environment
+from llamabuild.toolchain import Rocm, compiler_environment, hip_environment
 
 __all__ = ["compile_plan"]
 
@@ -43,7 +43,11 @@ def compile_plan(plan: Plan, folder: Path, tools: Tools, log: TextIO, notify: Li
 
 
 def _compile_in(folder: Path, plan: Plan, tools: Tools, log: TextIO, notify: Listener) -> Path:
-    environment = compiler_environment(plan.toolkit, plan.host_compiler, tools.environ)
+    environment = (
+        hip_environment(tools.environ, rocm=plan.toolkit)
+        if isinstance(plan.toolkit, Rocm)
+        else compiler_environment(plan.toolkit, plan.host_compiler, tools.environ)
+    )
     site = Site(plan, folder, tools, environment, log, notify)
     for name in plan.source.files:
         copy = site.tree / name

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from llamabuild.engine import driver_stub, jobs
+from llamabuild.arch import CudaArch
+from llamabuild.engine import jobs
 from llamabuild.engine.cmake import Project
-from llamabuild.errors import ToolchainError
 from llamabuild.events import Listener
 from llamabuild.planning import Plan
 from llamabuild.probe import HostLimits
@@ -72,31 +72,14 @@ class Site:
     def share(self) -> jobs.Share:
         """How this machine is divided among the plan's CUDA files and architectures."""
         files = len(self.plan.device)
+        # PTX and machine code of one architecture come out of one compilation.
+        targets = {
+            arch.compute if isinstance(arch, CudaArch) else str(arch) for arch in self.plan.archs
+        }
         return jobs.share(
-            pieces=files * len({arch.compute for arch in self.plan.archs}),
+            pieces=files * len(targets),
             cores=self.tools.limits.cores,
             memory_bytes=self.tools.limits.memory_bytes,
             bytes_per_piece=jobs.BYTES_PER_SINGLE_FILE if files == 1 else jobs.BYTES_PER_COMPILER,
             jobs=self.tools.jobs,
-        )
-
-    def driver(self) -> Path:
-        """A driver library to link against."""
-        return self.plan.toolkit.driver_stub or driver_stub.build(
-            self.folder / "driver",
-            include_dir=self.plan.toolkit.include_dir,
-            compiler=self.plan.host_compiler.cc,
-            environment=self.environment,
-        )
-
-    def static_runtime(self) -> Path:
-        """The toolkit's own runtime as a static library: a module brings it along."""
-        toolkit = self.plan.toolkit
-        for folder in toolkit.library_dirs:
-            for file in (folder / "libcudart_static.a", folder / "cudart_static.lib"):
-                if file.is_file():
-                    return file
-        raise ToolchainError(
-            f"{toolkit.label} has no static runtime library",
-            hint="install the CUDA runtime's development files (pip: nvidia-cuda-runtime)",
         )

@@ -21,43 +21,16 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from string import Template
 
-__all__ = ["FATBIN_SOURCE", "Graph", "NotUnderstood", "Stage", "parse"]
+from llamabuild.engine.graph import Graph, Stage
+
+__all__ = ["FATBIN_SOURCE", "NotUnderstood", "parse"]
 
 
 class NotUnderstood(Exception):
     """nvcc's plan does not look as expected; the caller runs nvcc as a whole instead."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command of the chain: what it makes, what it needs, and a short name for the user.
-
-    ``tool`` is ``cicc``, ``ptxas``, ``preprocessor``, ``compiler`` (the host's) or another name.
-    """
-
-    label: str
-    tool: str
-    argv: tuple[str, ...]
-    makes: tuple[str, ...]
-    needs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """All stages of one file.
-
-    ``files`` are to be written before the first stage runs, by name; ``environment`` is what nvcc
-    sets for its tools; ``objects`` are what the linker gets.
-    """
-
-    stages: tuple[Stage, ...]
-    environment: Mapping[str, str]
-    files: Mapping[str, str]
-    objects: tuple[str, ...]
 
 
 #: Stands where the host compiler would include the finished device code.
@@ -137,7 +110,7 @@ def parse(dryrun: str, *, folder: str, host_compiler: str, module_id: str) -> Gr
         )
     )
     environment = {name: variables[name] for name in _TOOL_VARIABLES if name in variables}
-    return Graph(tuple(stages), environment, files, (host_object, device_object))
+    return Graph(tuple(stages), (host_object, device_object), files=files, environment=environment)
 
 
 def _split(dryrun: str) -> tuple[dict[str, str], list[tuple[str, ...]]]:

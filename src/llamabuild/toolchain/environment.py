@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llamabuild import run
-from llamabuild.toolchain.model import HostCompiler, Toolkit
+from llamabuild.toolchain.model import HostCompiler, Rocm, Toolkit
 from llamabuild.toolchain.programs import NVCC_FLAGS
 
 __all__ = ["compiler_environment", "hip_environment", "ignored_variables"]
@@ -86,16 +86,21 @@ def compiler_environment(
     )
 
 
-def hip_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def hip_environment(environ: Mapping[str, str], *, rocm: Rocm | None = None) -> dict[str, str]:
     """Return the environment for every compiler of one build for AMD GPUs.
 
-    clang is told by arguments where everything is. ``HIP_PLATFORM`` is for what a tree's own CMake
-    starts: where nvcc is installed too, ``hipcc`` and ``hipconfig`` would take that.
+    clang is told by arguments where everything is. The variables are for what a tree's own CMake
+    starts: where nvcc is installed too, ``hipcc`` and ``hipconfig`` would take that, and with
+    ROCM_PATH alone clang does not look beside itself for device libraries.
     """
+    decided = {"HIP_PLATFORM": "amd"}
+    if rocm is not None:
+        decided["ROCM_PATH"] = str(rocm.root)
+        decided["HIP_DEVICE_LIB_PATH"] = str(rocm.device_libraries)
     return run.environment(
         environ,
         unset=(*HIDDEN_INPUTS, *DECIDED, *HIDDEN_HIP, *DECIDED_HIP),
-        update={"HIP_PLATFORM": "amd"},
+        update=decided,
     )
 
 

@@ -149,6 +149,7 @@ class Rocm:
     :param version: HIP's own, ``5.2.21153``; its first two numbers are ROCm's.
     :param root: what clang is told as ``--rocm-path``; for Debian's packages ``/usr``.
     :param clang: ``clang++``, which is driven directly: ``hipcc`` is a script around it.
+    :param bundler: clang's ``clang-offload-bundler``, which packs the code for several targets.
     :param llvm: clang's version, ``15.0.6``.
     :param found_via: the step of the search that found it first, ``ROCM_PATH``.
     :param named: whether the user named this very ROCm (``--toolkit`` or a variable).
@@ -163,6 +164,7 @@ class Rocm:
     version: str
     root: Path
     clang: Path
+    bundler: Path
     llvm: str
     found_via: str
     named: bool
@@ -184,6 +186,12 @@ class Rocm:
     def identity(self) -> str:
         """The versions that decide what it compiles to; the same wherever it is installed."""
         return f"hip {self.version}; clang {self.llvm}; device libraries {self.device_digest}"
+
+    @property
+    def host_compiler(self) -> HostCompiler:
+        """The same clang, which compiles the host's half of the code too."""
+        cc = self.clang.with_name(self.clang.name.replace("clang++", "clang"))
+        return HostCompiler(self.clang, cc, "clang", self.llvm, self.found_via)
 
     def compiles(self, target: HipTarget) -> bool:
         """Whether this ROCm can write code for ``target``, pinned to a feature or not."""

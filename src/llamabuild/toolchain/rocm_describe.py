@@ -95,6 +95,7 @@ def describe(
                     version=version,
                     root=root,
                     clang=clang,
+                    bundler=Path(answer["bundler"]),
                     llvm=answer["llvm"],
                     found_via=found_via,
                     named=named,
@@ -147,6 +148,7 @@ def _ask(clang: Path, root: Path, libraries: Path, environ: Mapping[str, str]) -
     try:
         version = re.search(r"clang version (\d+\.\d+\.\d+)", ask([clang, "--version"], child))
         # Without -nogpulib clang looks for device libraries before it answers.
+        bundler = ask([clang, "-print-prog-name=clang-offload-bundler"], child).strip()
         known = ask(
             [clang, "--print-supported-cpus", "--target=amdgcn-amd-amdhsa", "-nogpulib"], child
         )
@@ -157,6 +159,8 @@ def _ask(clang: Path, root: Path, libraries: Path, environ: Mapping[str, str]) -
     )
     if version is None or not processors:
         return {"problem": (f"{clang} does not compile for AMD GPUs", facts()["rocm"]["clang"])}
+    if not Path(bundler).is_file():
+        return {"problem": (f"{clang} has no clang-offload-bundler", facts()["rocm"]["clang"])}
     targets, without = _targets(processors, libraries)
     if not targets:
         return {
@@ -170,6 +174,7 @@ def _ask(clang: Path, root: Path, libraries: Path, environ: Mapping[str, str]) -
         return {"problem": (f"{clang} {reason}", hint)}
     return {
         "llvm": version[1],
+        "bundler": bundler,
         "targets": [str(target) for target in targets],
         "without_libraries": without,
         "device_digest": _digest(libraries),

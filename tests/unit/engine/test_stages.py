@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamabuild.engine.stages import Graph, NotUnderstood, Stage, parse
+from llamabuild.engine.graph import Graph, Stage
+from llamabuild.engine.stages import NotUnderstood, parse
 
 DATA = Path(__file__).parent / "data"
 
