@@ -36,7 +36,7 @@ def check_folder(folder: Path) -> str:
     parts = [folder, *folder.parents]
     own = next((part for part in parts if part.name == ".llamafile"), folder)
     note = ""
-    for part in (p for p in parts if p == own or own in p.parents):
+    for part in reversed([p for p in parts if p == own or own in p.parents]):
         try:
             status = part.lstat()
         except FileNotFoundError:

@@ -241,7 +241,7 @@ def _advice(
             )
         if "TMPDIR" in loader.base and environ.get("TMPDIR"):
             yield "this release looks below TMPDIR: start it with the same one"
-        elif not place.path.is_relative_to(environ.get("HOME") or place.path):
+        elif not environ.get("HOME") and place.path.is_relative_to(cwd):
             yield f"there is no HOME: start it in {cwd}, or it looks elsewhere"
     if llamafile.kind == "folder" and loader.rule != "present":
         yield "what the llamafile itself holds is unknown: name it instead of its folder to know"

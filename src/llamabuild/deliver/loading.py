@@ -55,6 +55,8 @@ class State:
 def attempts(loader: Loader, order: Sequence[Place], state: State) -> tuple[Attempt, ...]:
     """The modules that a llamafile would try, the first one first: the first that loads wins.
 
+    :param order: all of :func:`search_order`, or one backend's part of it.
+
     One backend's module may not load on a machine of the other's (AMD's runtime is missing), and
     then the other backend's is tried. What a llamafile does after a failure within one backend is
     left out.
@@ -63,7 +65,8 @@ def attempts(loader: Loader, order: Sequence[Place], state: State) -> tuple[Atte
     found: list[Attempt] = []
     for backend in loader.backends:
         places = [place for place in order if place.backend == backend]
-        found += find(places, state)
+        if places:
+            found += find(places, state)
     return tuple(found)
 
 

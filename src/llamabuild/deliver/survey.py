@@ -82,7 +82,7 @@ def survey(
 
 
 def _usual(system: str, environ: Mapping[str, str], cwd: Path) -> Iterator[Path]:
-    """First llamafiles in the working folder, then llamafile's own folders with a module in them."""
+    """Yield llamafiles in the working folder, then llamafile's own folders that have a module."""
     for path in sorted(cwd.iterdir()):
         if path.suffix in {".llamafile", ".exe"} and path.is_file() and is_program(path):
             yield path
