@@ -2,13 +2,16 @@
 
 Argument lists only (never a shell), a session of its own for every program, and nothing outlives
 a call that ends early: a timeout, Ctrl-C or any exception interrupts all that the program has
-started, then terminates it, then kills it.
+started, then terminates it, then kills it. The one exception is :func:`become`, which hands over
+to a program for good.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +22,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CannotStart", "Completed", "TimedOut", "capture", "environment", "stream", "within"]
+__all__ = [
+    "CannotStart",
+    "Completed",
+    "TimedOut",
+    "become",
+    "capture",
+    "environment",
+    "stream",
+    "within",
+]
 
 #: Seconds after an interrupt (nvcc removes its temporary files on one) and after a termination.
 GRACE_SECONDS = (3.0, 2.0)
@@ -151,6 +163,30 @@ def stream(
     return Completed(tuple(map(str, argv)), process.returncode, "", "", time.monotonic() - began)
 
 
+def become(argv: Sequence[str], *, env: Mapping[str, str]) -> int:
+    """Let a program take the place of this one; its exit code and signals are then its own.
+
+    Returns on Windows only, which cannot replace a process: the program runs below this one, with
+    the same terminal and streams, and its exit code is returned. What a shell would run, runs: a
+    program without a slash is looked for on ``env``'s PATH, and a text without ``#!`` (or an
+    executable that this kernel does not know, as llamafiles can be) is given to ``/bin/sh``.
+
+    :raises CannotStart: the program could not be started; this one goes on.
+    """
+    name = argv[0]
+    path = name if "/" in name else shutil.which(name, path=env.get("PATH"))
+    if path is None:
+        raise CannotStart(f"{name} is not on PATH")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        return _replace(path, argv, env)
+    except OSError as error:
+        raise CannotStart(f"{name} cannot be started: {error.strerror}") from error
+    except ValueError as error:
+        raise CannotStart(f"{name!r} cannot be started: {error}") from error
+
+
 @contextmanager
 def _started(
     argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path | None, stderr: int
@@ -186,6 +222,13 @@ def _started(
 
 if sys.platform == "win32":
 
+    def _replace(path: str, argv: Sequence[str], env: Mapping[str, str]) -> int:
+        """Wait for a program; Ctrl-C is for it to heed."""
+        with subprocess.Popen([path, *argv[1:]], env=env) as process:
+            while True:
+                with suppress(KeyboardInterrupt):
+                    return process.wait()
+
     def _stop(process: subprocess.Popen[bytes]) -> None:
         """End a program and what it started: Ctrl-Break, then the whole tree is killed."""
         try:
@@ -198,6 +241,17 @@ if sys.platform == "win32":
                 subprocess.run(tree, capture_output=True, check=False, timeout=KILL_SECONDS)
 
 else:
+
+    def _replace(path: str, argv: Sequence[str], env: Mapping[str, str]) -> int:
+        """Become a program, with the signals as they were before Python started."""
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            os.execve(path, list(argv), env)  # noqa: S606  (there is no shell to be had here)
+        except OSError as error:
+            if error.errno == errno.ENOEXEC:
+                os.execve("/bin/sh", ["sh", path, *argv[1:]], env)  # noqa: S606
+            raise
 
     def _stop(process: subprocess.Popen[bytes]) -> None:
         """End a program and what it started; a second Ctrl-C goes straight to the kill."""

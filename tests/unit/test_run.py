@@ -385,3 +385,76 @@ class TestEnvironment:
     def test_order_is_kept_and_nothing_stands_twice(self, first: list[str], old: list[str]) -> None:
         child = run.environment({"PATH": ":".join(old)}, path_first=[Path(part) for part in first])
         assert child["PATH"].split(":") == (list(dict.fromkeys([*first, *old])) or [""])
+
+
+# --- taking another program's place ---------------------------------------------------------------
+
+BECOME = (
+    "import os, sys; from llamabuild import run; run.become(sys.argv[1:], env=dict(os.environ))"
+)
+
+
+def became(*argv: str | Path, env: dict[str, str] | None = None) -> run.Completed:
+    words = [sys.executable, "-c", BECOME, *map(str, argv)]
+    return run.capture(words, env=ENV | (env or {}), timeout=60)
+
+
+def test_a_program_that_takes_over_has_arguments_streams_and_exit_code(tools: Tools) -> None:
+    tool = tools.shell('echo "$2"; echo words >&2; exit 37')
+    result = became(tool, "--", "a  b")
+    assert (result.returncode, result.stdout, result.stderr) == (37, "a  b\n", "words\n")
+
+
+def test_what_was_printed_before_comes_before(tools: Tools) -> None:
+    tool = tools.shell("echo after")
+    code = f"print('before'); {BECOME}"
+    result = run.capture([sys.executable, "-c", code, tool], env=ENV, timeout=60)
+    assert result.stdout == "before\nafter\n"
+
+
+def test_a_signal_that_ends_it_is_the_callers_to_see(tools: Tools) -> None:
+    assert became(tools.shell("kill -TERM $$")).returncode == -signal.SIGTERM
+
+
+def test_it_is_the_same_process(tools: Tools) -> None:
+    code = f"import os; print(os.getpid(), flush=True); {BECOME}"
+    result = run.capture([sys.executable, "-c", code, tools.shell("echo $$")], env=ENV, timeout=60)
+    before, after = result.stdout.split()
+    assert before == after
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux' process table")
+def test_no_signal_stays_ignored(tools: Tools) -> None:
+    result = became(tools.shell("while read -r a b; do echo $a $b; done < /proc/$$/status"))
+    ignored = dict(line.split(" ", 1) for line in result.stdout.splitlines() if " " in line)
+    assert not int(ignored["SigIgn:"], 16) & (1 << (signal.SIGPIPE - 1))
+
+
+def test_a_program_on_the_given_path_is_found(tools: Tools) -> None:
+    tool = tools.shell("echo found")
+    assert became(tool.name, env={"PATH": str(tool.parent)}).stdout == "found\n"
+
+
+def test_an_executable_that_the_kernel_does_not_know_goes_to_the_shell(tmp_path: Path) -> None:
+    path = tmp_path / "ape.llamafile"
+    path.write_text("MZqFpD='\n'\necho \"ran $0 with $1\"\nexit 3\n")
+    path.chmod(0o755)
+    result = became(path, "x y")
+    assert (result.returncode, result.stdout) == (3, f"ran {path} with x y\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no-such-program", "no-such-program is not on PATH"),
+        ("{folder}/absent", "absent cannot be started: No such file"),
+        ("{folder}/plain", "plain cannot be started: Permission denied"),
+        ("./a\0b", "'./a\\x00b' cannot be started: embedded null byte"),
+    ],
+)
+def test_what_cannot_take_over_is_said(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "plain").write_text("echo no\n")
+    argv = [name.format(folder=tmp_path)]
+    code = f"from llamabuild import run; run.become({argv!r}, env={ENV!r})"
+    result = run.capture([sys.executable, "-c", code], env=ENV, timeout=60)
+    assert f"CannotStart: {words}" in result.stderr.replace(f"{tmp_path}/", "")
