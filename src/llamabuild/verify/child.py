@@ -27,17 +27,13 @@ FLAVORS = (
     ("backend-dl", "ggml_backend_init"),  # made by GGML_BACKEND_DL alone
     ("self-contained", "ggml_backend_cuda_init"),
 )
-#: What every classic loader from 0.6.2 to 0.9.3, and every one of ggml, looks up.
+#: What every classic loader from 0.6 to 0.9.3, and every one of ggml, looks up.
 SYMBOLS = {
     "classic": (
         "ggml_cuda_link",
         "ggml_backend_cuda_init",
         "ggml_backend_cuda_buffer_type",
         "ggml_backend_cuda_host_buffer_type",
-        "ggml_backend_cuda_split_buffer_type",
-        "ggml_backend_cuda_reg_devices",
-        "ggml_backend_cuda_get_device_count",
-        "ggml_backend_cuda_get_device_memory",
     ),
     "backend-dl": ("ggml_backend_init",),
     "self-contained": ("ggml_backend_cuda_init", "ggml_backend_cuda_get_device_count"),
@@ -69,6 +65,9 @@ def _run(job: dict[str, Any], report: Report) -> int:
         report({"cannot_load": str(error)})
         return 0
     flavor = next((name for name, symbol in FLAVORS if hasattr(library, symbol)), "")
+    if not flavor:
+        report({"foreign": [symbol for _, symbol in FLAVORS]})
+        return 0
     wanted = SYMBOLS.get(flavor, ())
     if flavor == "bundled":
         wanted = tuple(f"llamabuild_{name}" for name in kernels.SYMBOLS)

@@ -84,6 +84,10 @@ def _not_loaded(environ: Mapping[str, str], trial: Trial) -> Failure | None:
         if _DRIVER.search(cannot_load):
             _without_gpu(environ)
         return f"cannot be loaded: {cannot_load}", "llamabuild inspect shows what it needs"
+    foreign = trial.said("foreign", list, [])
+    if foreign:
+        why = f"is no GPU module: it exports none of {', '.join(map(str, foreign))}"
+        return why, "name a module that llamafile or llama.cpp would load"
     missing = trial.said("missing", list, [])
     return (f"lacks {', '.join(map(str, missing))}", "build it again") if missing else None
 

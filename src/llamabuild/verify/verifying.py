@@ -94,7 +94,7 @@ def bench(
         raise verdict.error
     if verdict.flavor != "bundled" or verdict.card is None:
         raise UsageError(
-            f"{path} is a {verdict.flavor or 'foreign'} module; only our own kernels can be timed",
+            f"{path} is a {verdict.flavor} module; only our own kernels can be timed",
             hint="llamabuild bench without a file takes them",
         )
     notify(StepFinished(step, trial.seconds))
@@ -181,9 +181,6 @@ class _Trying:
 def _driven(trying: _Trying, source: SourceTree | None, loaded: Verdict) -> Verdict:
     """Multiply with a module that our own child cannot drive, in a stand-in for its program."""
     products = f"products ({', '.join(hosting.TYPES)})"
-    if not loaded.flavor:
-        why = "it exports none of the functions by which llamafile or ggml know a module"
-        return replace(loaded, not_shown=(Unshown("that it is a GPU module", why),))
     if source is None:
         why = f"a {loaded.flavor} module is driven with the headers of what it was built from"
         return replace(loaded, not_shown=(Unshown(products, why, "name that with --source"),))
