@@ -17,7 +17,7 @@ LAYERS = (
     {"settings", "arch"},
     {"probe", "toolchain", "source"},
     {"planning"},
-    {"engine", "inspect", "store", "verify", "deliver"},
+    {"advise", "deliver", "engine", "inspect", "store", "verify"},
     {"pipeline", "doctor", "replay"},
     {"cli"},
     {"__main__", "__init__"},  # the two doors
