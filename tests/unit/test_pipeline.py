@@ -71,6 +71,11 @@ class Bench:
         self.missing: set[str] = set()
         self.traps: dict[str, int] = {}
         self.failure: BaseException | None = None
+        self.looks = 0  # how often somebody looked for GPUs
+
+    def detect_gpus(self, _environ: Any) -> Detection:
+        self.looks += 1
+        return self.detection
 
     def compile_plan(self, plan: Plan, folder: Path, _tools: Any, log: Any, _notify: Any) -> Path:
         self.compiled.append(plan)
@@ -127,6 +132,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(toolchain, "find_host_compiler", lambda *_a, **_k: compiler)
     monkeypatch.setattr(toolchain, "find_build_tools", lambda *_a, **_k: tools)
     monkeypatch.setattr(probe, "detect_nvidia", lambda _environ: found.detection)
+    monkeypatch.setattr(probe, "detect_gpus", found.detect_gpus)
     monkeypatch.setattr(probe, "host_limits", lambda: HostLimits(2, 8 * GIB))
     monkeypatch.setattr(engine, "compile_plan", found.compile_plan)
     monkeypatch.setattr(inspect, "read_module", found.read_module)
@@ -256,6 +262,47 @@ def test_required_gpus(bench: Bench) -> None:
         build("75", require_gpus=["6.1"])
     with pytest.raises(ArchitectureError):
         build("75", require_gpus=["all"])
+
+
+def test_a_gpu_that_is_here_and_would_run_other_code_is_a_warning(bench: Bench) -> None:
+    heard: list[Event] = []
+
+    def told(arch: str, **options: Any) -> list[tuple[str, str]]:
+        heard.clear()
+        build(arch, notify=heard.append, **options)
+        notes = [event for event in heard if isinstance(event, Note)]
+        return [(note.level, note.text) for note in notes if "the GPU here" in note.text]
+
+    assert told("75") == []  # no GPU
+    bench.detection = Detection((gpu("61"), gpu("61", 1)), (), (13, 0))
+    looks = bench.looks
+    assert told("75") == []  # nothing was built, so nobody looked
+    assert bench.looks == looks
+    bench.traps = {"60": 2}
+    ((level, text),) = told("60")
+    assert level == "warning"
+    assert "GPU 61 (6.1), would run the code for 60: 2 of 3 kernels give up; add 61 to" in text
+    assert told("60") == []
+    bench.traps = {}
+    ((level, text),) = told("60", rebuild=True)
+    assert (level, "the source has other code from 6.1 on" in text) == ("warning", True)
+    ((level, text),) = told("60-virtual")
+    assert (level, "would compile the PTX of 60" in text) == ("warning", True)
+    assert told("61") == []
+    assert told("60,61") == []
+    assert told("60,61", per_arch=True, rebuild=True) == []
+    ((level, text),) = told("90")
+    assert (level, "would run nothing of this; add 61 to --arch" in text) == ("info", True)
+    bench.detection = Detection((gpu("90"),), (), (13, 0))
+    assert told("native", rebuild=True) == []
+
+
+def test_a_gpu_of_another_vendor_is_not_told_of(bench: Bench) -> None:
+    heard: list[Event] = []
+    other = replace(gpu("61"), vendor="amd", arch="gfx1030")
+    bench.detection = Detection((other,), (), None)
+    build("75", notify=heard.append)
+    assert not any(isinstance(event, Note) and "GPU here" in event.text for event in heard)
 
 
 def test_without_any_source_our_own_kernels_are_built(

@@ -17,7 +17,8 @@ from llamabuild.errors import (
     ModuleRejectedError,
     StoreError,
 )
-from llamabuild.pipeline.stages import Job
+from llamabuild.pipeline.serving import gpus_here, require
+from llamabuild.pipeline.stages import Job, detect
 from llamabuild.planning import Plan
 from llamabuild.store import Artifact, export
 
@@ -57,7 +58,7 @@ def build(job: Job) -> tuple[Built, ...]:
     """Have every planned module, from the cache or from the compilers; in the plans' order."""
     wanted = {name: gpu_architecture(name) for name in job.request.require_gpus}
     built = tuple(_build_one(job, made) for made in job.plans)
-    _require(wanted, built)
+    _tell_whom_it_serves(job, wanted, built)
     if job.request.output:
         for result in built:
             _export(job.request.output, result, alone=len(built) == 1)
@@ -130,35 +131,28 @@ def _inspected(made: Plan, path: Path) -> inspect.Module:
     return module
 
 
+def _tell_whom_it_serves(job: Job, wanted: Mapping[str, str], built: tuple[Built, ...]) -> None:
+    """Refuse what does not serve a GPU that it must; warn, once, of one that is here.
+
+    An answer from the cache takes no look at the GPUs: its compilation did.
+    """
+    gpus: tuple[probe.Gpu, ...] = ()
+    if not all(result.cached for result in built):
+        gpus = (job.detection or detect(job.environ)).gpus
+    if not (wanted or gpus):
+        return
+    modules = [inspect.read_module(result.path) for result in built]
+    require(wanted, modules)
+    for note in gpus_here(gpus, modules, job.source.levels if job.source else ()):
+        job.notify(note)
+
+
 def _export(output: str, result: Built, *, alone: bool) -> None:
     """Copy a module to ``--output``; several of them into a folder for each architecture."""
     if not alone:
         folder = "-".join(str(item) for item in result.plan.archs)
         output = f"{Path(output) / folder}{os.sep}"
     export(result.artifact, output)
-
-
-def _require(wanted: Mapping[str, str], built: tuple[Built, ...]) -> None:
-    """Refuse modules of which none runs all its kernels on a GPU that must be served."""
-    if not wanted:
-        return
-    modules = [inspect.read_module(result.path) for result in built]
-    for name, architecture in wanted.items():
-        found = [inspect.coverage(module, architecture) for module in modules]
-        if not any(coverage.healthy for coverage in found):
-            (least,) = sorted(found, key=lambda coverage: len(coverage.trapped or ()))[:1]
-            what = (
-                f"{len(least.trapped)} of {least.kernels} kernels give up"
-                if least.trapped
-                else "nothing runs"
-                if least.runs == "no"
-                else "which kernels give up is unknown"
-            )
-            raise ModuleRejectedError(
-                f"on {name} ({architecture}), {what}: "
-                f"the driver would take {', '.join(least.entries) or 'no'} code",
-                hint=f"add {architecture} to --arch",
-            )
 
 
 def _manifest(made: Plan, module: inspect.Module) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""Does what was built serve the GPUs that it must serve, and those that are here?"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from llamabuild.arch import CudaArch
+from llamabuild.errors import ModuleRejectedError
+from llamabuild.events import Note
+from llamabuild.inspect import Coverage, Module, coverage
+from llamabuild.probe import Gpu
+
+__all__ = ["gpus_here", "require"]
+
+
+def require(wanted: Mapping[str, str], modules: Sequence[Module]) -> None:
+    """Refuse modules of which none runs all its kernels on a GPU that must be served.
+
+    :param wanted: architectures by what the user calls the GPU.
+    :raises ModuleRejectedError: the first GPU that is not served.
+    """
+    for name, architecture in wanted.items():
+        found = _best(modules, architecture)
+        if not found.healthy:
+            raise ModuleRejectedError(
+                f"on {name} ({architecture}), {_trouble(found)}: "
+                f"the driver would take {', '.join(found.entries) or 'no'} code",
+                hint=f"add {architecture} to --arch",
+            )
+
+
+def gpus_here(
+    gpus: Iterable[Gpu], modules: Sequence[Module], levels: Collection[int]
+) -> Iterator[Note]:
+    """Tell of the GPUs of this machine for which something is wrong with all of the modules.
+
+    A GPU on which nothing runs is worth a note, for modules are built for other machines too.
+
+    :param levels: compute capabilities times ten at which the source changes its code.
+    """
+    vendors = {{"cuda": "nvidia", "hip": "amd"}.get(module.backend or "") for module in modules}
+    kinds = {gpu.arch: gpu for gpu in gpus if gpu.vendor in vendors}
+    for architecture, gpu in kinds.items():
+        found = _best(modules, architecture)
+        passed = _passed(found, levels)
+        if found.healthy and not passed:
+            continue
+        card = CudaArch(int(architecture)).capability if gpu.vendor == "nvidia" else architecture
+        how = {"no": "run", "jit": "compile the PTX of"}.get(found.runs, "run the code for")
+        code = " and ".join(found.entries) or "nothing of this"
+        trouble = "" if found.healthy or found.runs == "no" else _trouble(found)
+        why = trouble or passed
+        yield Note(
+            "info" if found.runs == "no" else "warning",
+            f"the GPU here, {gpu.name} ({card}), would {how} {code}{why and ': '}{why}; "
+            f"add {architecture} to --arch",
+        )
+
+
+def _best(modules: Iterable[Module], architecture: str) -> Coverage:
+    """What the module does that serves a GPU best."""
+    return max(
+        (coverage(module, architecture) for module in modules),
+        key=lambda found: (
+            *(found.runs == "native", found.healthy, found.runs != "no"),
+            -len(found.trapped or ()),
+        ),
+    )
+
+
+def _trouble(found: Coverage) -> str:
+    """What is wrong with a module that is not healthy on a GPU."""
+    if found.runs == "no":
+        return "nothing runs"
+    if found.trapped is None:
+        return "which kernels give up is unknown"
+    if found.trapped:
+        return f"{len(found.trapped)} of {found.kernels} kernels give up"
+    return f"{len(found.missing)} kernels that other GPUs have are missing"
+
+
+def _passed(found: Coverage, levels: Collection[int]) -> str:
+    """Say which change of the source's code lies between a GPU and the code that it is given."""
+    if found.runs not in ("older", "jit") or found.arch.startswith("gfx"):
+        return ""
+    made_for = min(int(entry.rstrip("af")) for entry in found.entries)
+    between = [level for level in levels if made_for < level <= int(found.arch)]
+    return (
+        f"the source has other code from {CudaArch(max(between)).capability} on" if between else ""
+    )
