@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ __all__ = ["open_source"]
 
 _ACCEPTED = (
     "give a llamafile, a checkout or an archive of llama.cpp, ggml, whisper.cpp or llamafile, "
-    "or pypi:NAME==VERSION"
+    "llamafile:VERSION, or pypi:NAME==VERSION"
 )
 #: A member of a llamafile longer than this is no source.
 _LONGEST = 32 << 20
@@ -33,15 +34,18 @@ def open_source(
     environ: Mapping[str, str],
     cwd: Path,
     memo: Memo,
+    mirror: str | None = None,
     notify: Listener = silent,
 ) -> SourceTree:
     """Find out what ``spec`` is and describe it, ready to be compiled.
 
     A source that was opened before and has not changed since costs a ``stat`` a file.
 
-    :param spec: a path, ``pypi:NAME==VERSION``, or ``bundled`` for our own kernels.
+    :param spec: a path, ``llamafile:VERSION``, ``pypi:NAME==VERSION``, or ``bundled`` for our own
+        kernels.
     :param scratch: folder in the cache for unpacked copies and downloads.
     :param cwd: relative paths start here.
+    :param mirror: folder or address of repositories to take ``llamafile:VERSION`` from.
     :raises SourceError: there is no such source, or it cannot be used.
     :raises StoreError: ``scratch`` cannot be written.
     """
@@ -50,7 +54,9 @@ def open_source(
         if spec == bundled.BUNDLED:
             return opener.kernels()
         if spec.startswith("pypi:"):
-            return opener.release(spec.removeprefix("pypi:"), environ)
+            return opener.distribution(spec.removeprefix("pypi:"), environ)
+        if spec.startswith("llamafile:"):
+            return opener.release(spec.removeprefix("llamafile:"), environ, cwd, mirror)
         path = _path(spec, environ, cwd)
         return opener.folder(path) if path.is_dir() else opener.file(path)
     except OSError as error:
@@ -75,7 +81,28 @@ class _Opener:
         )
         return SourceTree.from_json(answer, root=root, origin=self._spec, watched=watched)
 
-    def release(self, name: str, environ: Mapping[str, str]) -> SourceTree:
+    def release(
+        self, version: str, environ: Mapping[str, str], cwd: Path, mirror: str | None
+    ) -> SourceTree:
+        """A tag of llamafile, with the llama.cpp that it patches."""
+        from llamabuild.source import release
+
+        tag = release.parse(version)
+
+        def make() -> SourceTree:
+            with shelf.staging(self._scratch) as folder:
+                top = release.check_out(
+                    tag, folder, mirror=mirror, cwd=cwd, environ=environ, notify=self._notify
+                )
+                tree = self._keep_folder(top)
+            # Several releases may share their sources; the tag says which one this is.
+            several = tree.version is not None and "-" in tree.version
+            return replace(tree, version=tag.removeprefix("v")) if several else tree
+
+        place = f" of {cwd / mirror}" if mirror else ""
+        return self._copied(f"llamafile {tag}{place}", (), make)
+
+    def distribution(self, name: str, environ: Mapping[str, str]) -> SourceTree:
         """A source archive on the package index."""
         from llamabuild.source import index, pipconfig
 
@@ -86,20 +113,22 @@ class _Opener:
             memo=self._memo,
             notify=self._notify,
         )
-        return self._copied([path], lambda: self._keep_archive(path), watched=())
+        return self._copied(f"copy of {path}", [path], lambda: self._keep_archive(path))
 
     def file(self, path: Path) -> SourceTree:
         """A llamafile, or an archive of a checkout."""
         if archive.kind(path) is None:
             raise _no_archive(path)
-        return self._copied([path], lambda: self._keep_archive(path), watched=(path,))
+        make = partial(self._keep_archive, path)
+        return self._copied(f"copy of {path}", [path], make, watched=(path,))
 
     def folder(self, root: Path) -> SourceTree:
         """A checkout, compiled from where it is; or a llamafile's files, copied into one folder."""
         if style := llamafile.looks_classic(root):
             read = _reader(root, style)
             watched = (root, *(_place(root, style, name) for name in llamafile.classic_names()))
-            return self._copied(watched, lambda: self._keep_classic(read), watched=watched)
+            make = partial(self._keep_classic, read)
+            return self._copied(f"copy of {root}", watched, make, watched=watched)
         if newest := find.newest_unpacked(root):
             return self.folder(newest)  # llamafile's folder for all its releases was named
         layout = trees.locate(root, self._spec)
@@ -112,13 +141,13 @@ class _Opener:
 
     def _copied(
         self,
+        question: str,
         identified_by: Sequence[Path],
         make: Callable[[], SourceTree],
         *,
-        watched: tuple[Path, ...],
+        watched: tuple[Path, ...] = (),
     ) -> SourceTree:
         """Recall what was copied; copy it if that is missing or damaged."""
-        question = f"copy of {identified_by[0]}"
         known = self._memo.recall(
             question, [*_own_files(), *identified_by], lambda: make().to_json()
         )
@@ -153,12 +182,14 @@ class _Opener:
         self._notify(Note("info", f"unpacking {path.name}"))
         with shelf.staging(self._scratch) as folder:
             archive.unpack(path, folder, wanted=trees.unpackable)
-            root = _top(folder)
-            if style := llamafile.looks_classic(root):
-                return self._keep_classic(_reader(root, style))
-            layout = trees.locate(root, self._spec)
-            tree = self._describe(layout)
-            shelf.publish(root, tree.files, self._scratch, tree.digest)
+            return self._keep_folder(_top(folder))
+
+    def _keep_folder(self, root: Path) -> SourceTree:
+        """Keep what matters of a checkout in a folder that was lent, and will be gone."""
+        if style := llamafile.looks_classic(root):
+            return self._keep_classic(_reader(root, style))
+        tree = self._describe(trees.locate(root, self._spec))
+        shelf.publish(root, tree.files, self._scratch, tree.digest)
         return tree
 
     def _tree(
