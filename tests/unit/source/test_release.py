@@ -65,8 +65,8 @@ class Repository:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         self.git("add", "--all", "--force")
-        for path, commit in (links or {}).items():
-            self.git("update-index", "--add", "--cacheinfo", f"160000,{commit},{path}")
+        for place, commit in (links or {}).items():
+            self.git("update-index", "--add", "--cacheinfo", f"160000,{commit},{place}")
         self.git("commit", "--quiet", "--allow-empty", "--message=more")
         return self.git("rev-parse", "HEAD")
 
