@@ -83,6 +83,7 @@ VARIABLES = {
     "host_compiler": ("LLAMABUILD_HOST_COMPILER",),
     "jobs": ("MAX_JOBS", "CMAKE_BUILD_PARALLEL_LEVEL"),
     "cache_dir": ("LLAMABUILD_CACHE_DIR",),
+    "backup_dir": ("LLAMABUILD_BACKUP_DIR",),
     "force_mmq": ("LLAMABUILD_FORCE_MMQ",),
 }
 

@@ -77,10 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, words in COMMANDS.items():
         arguments = ARGUMENTS.get(name, ())
-        places = [
-            f"[{each.name.upper()}]" if each.count == "?" else each.name.upper()
-            for each in arguments
-        ]
+        places = [argument.shown for argument in arguments]
         command = commands.add_parser(
             name,
             usage=" ".join(["%(prog)s", *places, "[OPTION ...]"]),

@@ -31,10 +31,7 @@ def updated(page: str) -> str:
 
 def _commands() -> Iterator[str]:
     for name, words in COMMANDS.items():
-        places = "".join(
-            f" [{each.name.upper()}]" if each.count == "?" else f" {each.name.upper()}"
-            for each in ARGUMENTS.get(name, ())
-        )
+        places = "".join(f" {each.shown}" for each in ARGUMENTS.get(name, ()))
         yield _item(f"`llamabuild {name}{places}`: {words}.")
         for each in ARGUMENTS.get(name, ()):
             choices = f" ({', '.join(f'`{choice}`' for choice in each.choices)})"
@@ -57,10 +54,16 @@ def _described(option: Option, *, of_some: bool) -> str:
         spellings.append(f"--no-{option.flag[2:]}")
     words = ", ".join(f"`{spelling}{value}`" for spelling in spellings) + f": {option.help}."
     if option.variables:
-        words += " Variable: " + ", ".join(f"`{variable}`" for variable in option.variables) + "."
+        words += f" Variable: {_quoted(option.variables)}."
+    if option.hip_variables:
+        words += f" With `--backend hip`: {_quoted(option.hip_variables)}."
     if option.default:
         words += f" Default: `{option.default}`."
     return f"{words} Only of {_listed(option.commands)}." if of_some else words
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _exit_codes() -> Iterator[str]:

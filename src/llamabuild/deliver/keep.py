@@ -59,12 +59,10 @@ class Record:
 
 
 def backups_folder(environ: Mapping[str, str], fallback: Path) -> Path:
-    """Where backups are: ``LLAMABUILD_BACKUP_DIR``, else in the user's own data folder.
+    """Where backups are unless a user names another folder: in the user's own data folder.
 
     :param fallback: where there is no home, and so no such folder.
     """
-    if named := environ.get("LLAMABUILD_BACKUP_DIR"):
-        return Path(named).absolute()
     if sys.platform in {"win32", "darwin"}:
         import platformdirs
 
@@ -148,16 +146,17 @@ class Backups:
         with suppress(OSError):
             path.unlink()
 
-    def made_here(self) -> frozenset[str]:
-        """The digests of every module that was ever put in place from here."""
+    def made_here(self) -> dict[str, int]:
+        """Digests of all modules that were ever put in place from here, with sizes in bytes."""
         folder = self.root / "records"
-        known: set[str] = set()
+        known: dict[str, int] = {}
         for path in folder.glob("*/*.json") if folder.is_dir() else ():
             with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
                 record = _record(json.loads(path.read_bytes()))
                 if record.action != "rollback" and record.module in record.after:
-                    known.add(record.after[record.module].sha256)
-        return frozenset(known)
+                    state = record.after[record.module]
+                    known[state.sha256] = state.size_bytes
+        return known
 
     def _records(self, target: Path) -> Path:
         name = hashlib.sha256(os.fsencode(target)).hexdigest()[:24]

@@ -15,6 +15,9 @@ COMMANDS: Mapping[str, str] = {
     "inspect": "show which architectures, kernels and symbols a finished module holds",
     "verify": "multiply with a module on this machine's GPU, type by type, against a reference",
     "bench": "time our own kernels on this machine's GPU",
+    "install": "build a module for a llamafile, prove it, and put it where that llamafile takes it",
+    "rollback": "bring back the module that was there before",
+    "status": "show every llamafile and module found, which is taken, and whether it would run",
     "cache": "list, check and clean the cached modules",
     "doctor": "report on this machine, what is wrong with it and what mends it; changes nothing",
 }
@@ -29,6 +32,12 @@ class Argument:
     count: str | None = None
     choices: tuple[str, ...] = ()
 
+    @property
+    def shown(self) -> str:
+        """How it stands in a line of usage: ``FILE``, ``[OTHER]``, ``[PATHS ...]``."""
+        name = self.name.upper()
+        return {"?": f"[{name}]", "*": f"[{name} ...]"}.get(self.count or "", name)
+
 
 _MODULE = Argument(
     "module",
@@ -36,6 +45,8 @@ _MODULE = Argument(
     "kernels, from the cache or built for this GPU",
     "?",
 )
+
+_LLAMAFILE = Argument("llamafile", "a llamafile, or llamafile's own folder for a release")
 
 #: Command -> its arguments.
 ARGUMENTS: Mapping[str, tuple[Argument, ...]] = {
@@ -45,6 +56,16 @@ ARGUMENTS: Mapping[str, tuple[Argument, ...]] = {
     ),
     "verify": (_MODULE,),
     "bench": (_MODULE,),
+    "install": (_LLAMAFILE,),
+    "rollback": (_LLAMAFILE,),
+    "status": (
+        Argument(
+            "paths",
+            "llamafiles, or folders of llamafile's; by default those in the working folder and "
+            "in ~/.llamafile",
+            "*",
+        ),
+    ),
     "cache": (
         Argument("action", "what to do", None, ("list", "path", "verify", "prune", "clear")),
         Argument("key", "an entry's key or its beginning (path, verify)", "?"),

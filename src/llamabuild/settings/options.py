@@ -22,8 +22,9 @@ class Option:
 
     A ``flag`` is set by naming it, a ``switch`` has a ``--no-`` form as well, a ``count`` counts
     how often it is named, and a ``list`` may be repeated. ``variables`` are read in order when
-    the command line is silent; ``default`` counts when they are, too.
-    No number is below ``least``.
+    the command line is silent, with ``--backend hip`` ``hip_variables`` in their place where there
+    are any; ``default`` counts when they are, too.
+    No number is below ``least``. ``spelling`` is the flag where it is not made of the name.
     """
 
     name: str
@@ -36,11 +37,15 @@ class Option:
     metavar: str = ""
     choices: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
+    hip_variables: tuple[str, ...] = ()
     least: int = 1
+    spelling: str = ""
 
     @property
     def flag(self) -> str:
         """The long spelling on the command line: ``--force-mmq``, ``--define`` for ``defines``."""
+        if self.spelling:
+            return self.spelling
         return "--" + self.name.removesuffix("s" if self.kind == "list" else "").replace("_", "-")
 
 
@@ -51,6 +56,10 @@ def _option(kind: str, default: Any, words: str, **more: Any) -> Any:
 
 _BUILD_ONLY = frozenset({"build"})
 _BUILD = _BUILD_ONLY | {"plan"}
+_INSTALL_ONLY = frozenset({"install"})
+_ROLLBACK_ONLY = frozenset({"rollback"})
+_BUILDING = _BUILD | _INSTALL_ONLY
+_DELIVERING = _INSTALL_ONLY | _ROLLBACK_ONLY | {"status"}
 _CACHE_ONLY = frozenset({"cache"})
 _INSPECT_ONLY = frozenset({"inspect"})
 _VERIFY_ONLY = frozenset({"verify"})
@@ -58,10 +67,11 @@ _BENCH_ONLY = frozenset({"bench"})
 _DOCTOR_ONLY = frozenset({"doctor"})
 _ALL = frozenset(COMMANDS)
 
-_what = partial(_option, group="what to build", commands=_BUILD)
-_code = partial(_option, group="code", commands=_BUILD)
-_tools = partial(_option, group="tools", commands=_BUILD)
+_what = partial(_option, group="what to build", commands=_BUILDING)
+_code = partial(_option, group="code", commands=_BUILDING)
+_tools = partial(_option, group="tools", commands=_BUILDING)
 _result = partial(_option, group="result", commands=_BUILD_ONLY)
+_delivery = partial(_option, group="delivery", commands=_DELIVERING)
 _view = partial(_option, group="view", commands=_INSPECT_ONLY)
 _trial = partial(_option, group="trial", commands=_VERIFY_ONLY | _BENCH_ONLY)
 _pruning = partial(_option, group="pruning", commands=_CACHE_ONLY)
@@ -73,13 +83,22 @@ _common = partial(_option, group="common", commands=_ALL)
 class Request:
     """What the user wants, whichever way it was said; None leaves it to the source or toolkit."""
 
+    backend: str | None = _what(
+        "text",
+        None,
+        "whose GPUs to compile for: NVIDIA's (cuda) or AMD's (hip); by default those of --arch, "
+        "and with native those that are here, NVIDIA's first",
+        choices=("cuda", "hip"),
+        variables=("LLAMABUILD_BACKEND",),
+    )
     arch: str = _what(
         "text",
         "native",
         "architectures to compile for: native, auto, all, all-major, or a list such as "
-        "'61,75,8.9+PTX,90a', 'sm_89' or 'rtx 4090'",
+        "'61,75,8.9+PTX,90a', 'sm_89', 'rtx 4090' or 'gfx1030,gfx90a:xnack-'",
         metavar="LIST",
         variables=("LLAMABUILD_ARCH", "CUDAARCHS", "TORCH_CUDA_ARCH_LIST"),
+        hip_variables=("LLAMABUILD_ARCH", "PYTORCH_ROCM_ARCH"),
     )
     source: str | None = _what(
         "text",
@@ -87,7 +106,7 @@ class Request:
         "a llamafile, its folder, a llama.cpp, ggml or whisper.cpp tree or archive, or "
         "pypi:NAME==VERSION; by default a llamafile that is found here or in ~/.llamafile, else "
         "bundled: our own kernels",
-        commands=_BUILD | _VERIFY_ONLY,
+        commands=_BUILDING | _VERIFY_ONLY,
         metavar="SOURCE",
         variables=("LLAMABUILD_SOURCE",),
     )
@@ -97,7 +116,12 @@ class Request:
         "how the module is loaded; by default what the source is made for",
         choices=("classic", "self-contained", "backend-dl", "bundled"),
     )
-    per_arch: bool = _what("flag", False, "one thin module per architecture, each cached by itself")
+    per_arch: bool = _what(
+        "flag",
+        False,
+        "one thin module per architecture, each cached by itself",
+        commands=_BUILD,
+    )
     literal: bool = _what(
         "flag",
         False,
@@ -113,12 +137,13 @@ class Request:
     force_cublas: bool = _code(
         "flag",
         False,
-        "multiply quantized matrices with cuBLAS instead (GGML_CUDA_FORCE_CUBLAS)",
+        "multiply quantized matrices with cuBLAS or hipBLAS instead (GGML_CUDA_FORCE_CUBLAS)",
     )
     blas: str | None = _code(
         "text",
         None,
-        "matrix library for unquantized products; by default tinyBLAS where the source has it",
+        "matrix library for unquantized products, where cublas is hipBLAS on AMD; by default "
+        "tinyBLAS where the source has it",
         choices=("tiny", "cublas"),
     )
     no_iq: bool = _code("flag", False, "leave the IQ quantizations out")
@@ -143,13 +168,14 @@ class Request:
     nvcc_flags: tuple[str, ...] = _code(
         "list",
         (),
-        "a further argument for nvcc, written --nvcc-flag=-lineinfo; may be repeated",
+        "a further argument for nvcc (with --backend hip for clang), written "
+        "--nvcc-flag=-lineinfo; may be repeated",
         metavar="FLAG",
     )
     toolkit: str | None = _tools(
         "text",
         None,
-        "the CUDA toolkit to use: its folder or its version",
+        "the CUDA toolkit or the ROCm to use: its folder or its version",
         metavar="PATH|VERSION",
         variables=("LLAMABUILD_TOOLKIT",),
     )
@@ -189,8 +215,73 @@ class Request:
         "fail unless every kernel of the module would run on this GPU: 'gtx 1080' or 6.1",
         metavar="GPU",
     )
-    rebuild: bool = _result("flag", False, "compile even if the cache has the answer")
-    dry_run: bool = _result("flag", False, "show the plan and compile nothing")
+    rebuild: bool = _result(
+        "flag",
+        False,
+        "compile even if the cache has the answer",
+        commands=_BUILD_ONLY | _INSTALL_ONLY,
+    )
+    dry_run: bool = _result(
+        "flag",
+        False,
+        "show what would be done: compile nothing, change nothing",
+        commands=_BUILD_ONLY | _INSTALL_ONLY | _ROLLBACK_ONLY,
+    )
+    for_gpus: tuple[str, ...] = _delivery(
+        "list",
+        (),
+        "the GPU that the module is for, where it is not in this machine: 'gtx 1080' or 6.1",
+        commands=_INSTALL_ONLY | {"status"},
+        metavar="GPU",
+        spelling="--for",
+    )
+    given_module: str | None = _delivery(
+        "text",
+        None,
+        "install this module: a file, or a cached module's key or its beginning",
+        commands=_INSTALL_ONLY,
+        metavar="FILE|KEY",
+        spelling="--module",
+    )
+    embed: bool = _delivery(
+        "flag",
+        False,
+        "put the module into the llamafile itself",
+        commands=_INSTALL_ONLY,
+    )
+    verify: bool = _delivery(
+        "switch",
+        True,
+        "multiply with the module on this machine's GPU, and install none that fails",
+        commands=_INSTALL_ONLY,
+    )
+    llamafile_version: str | None = _delivery(
+        "text",
+        None,
+        "the llamafile's release, where its contents leave a choice",
+        metavar="VERSION",
+    )
+    list_changes: bool = _delivery(
+        "flag",
+        False,
+        "show every change and the modules that were there",
+        commands=_ROLLBACK_ONLY,
+        spelling="--list",
+    )
+    to: str | None = _delivery(
+        "text",
+        None,
+        "go back to before change N, or to the module with this digest (its beginning will do)",
+        commands=_ROLLBACK_ONLY,
+        metavar="N|DIGEST",
+    )
+    backup_dir: str | None = _delivery(
+        "text",
+        None,
+        "where replaced modules are kept; by default in the user's data folder",
+        metavar="DIR",
+        variables=("LLAMABUILD_BACKUP_DIR",),
+    )
     device: int = _trial(
         "number", 0, "which GPU, counted from 0 as programs see them", metavar="N", least=0
     )
@@ -249,7 +340,7 @@ class Request:
         "text",
         None,
         "the cache folder; by default the platform's",
-        commands=_BUILD | _CACHE_ONLY | _VERIFY_ONLY | _BENCH_ONLY | _DOCTOR_ONLY,
+        commands=_BUILD | _DELIVERING | _CACHE_ONLY | _VERIFY_ONLY | _BENCH_ONLY | _DOCTOR_ONLY,
         metavar="DIR",
         variables=("LLAMABUILD_CACHE_DIR",),
     )
@@ -278,6 +369,7 @@ OPTIONS: tuple[Option, ...] = tuple(
 class Options(TypedDict, total=False):
     """The keyword arguments of the Python API: what is not said is decided as in a request."""
 
+    backend: str
     flavor: str
     per_arch: bool
     literal: bool

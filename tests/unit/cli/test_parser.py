@@ -39,7 +39,12 @@ class TestCommand:
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_has_no_options_unless_they_are_named(self, name: str) -> None:
-        arguments = {"inspect": ["file"], "cache": ["list"]}.get(name, [])
+        arguments = {
+            "inspect": ["file"],
+            "cache": ["list"],
+            "install": ["a.llamafile"],
+            "rollback": ["a.llamafile"],
+        }.get(name, [])
         parsed = vars(parse([name, *arguments]))
         assert parsed.pop("command") == name
         options = {option.name for option in OPTIONS if name in option.commands}

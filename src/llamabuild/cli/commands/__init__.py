@@ -22,6 +22,9 @@ COMMANDS: Mapping[str, str] = {
     "verify": "verifying.verify",
     "bench": "verifying.bench",
     "doctor": "doctoring.doctor",
+    "install": "installing.install",
+    "rollback": "rolling_back.rollback",
+    "status": "showing_status.status",
 }
 
 

@@ -1,0 +1,238 @@
+"""Bring a module to the llamafile that will load it: build or take it, inspect, verify, install."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamabuild import deliver, inspect
+from llamabuild.deliver import Backups, Llamafile, Record, install
+from llamabuild.deliver.install import Delivery
+from llamabuild.deliver.places import Backend, loader_of
+from llamabuild.errors import (
+    ArchitectureError,
+    DeliveryError,
+    SourceError,
+    ToolchainError,
+)
+from llamabuild.events import Note
+from llamabuild.inspect import Module
+from llamabuild.memo import identity
+from llamabuild.pipeline.building import build, gpu_architecture
+from llamabuild.pipeline.fitness import fits, refuse_unfit
+from llamabuild.pipeline.stages import Job, detect, open_source, plan
+from llamabuild.pipeline.trying import module_to_try
+
+if TYPE_CHECKING:
+    from llamabuild.verify import Verdict
+
+__all__ = ["Card", "Installed", "cards", "install_module", "open_backups"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU that a module is for; ``here`` if it is in this machine."""
+
+    name: str
+    arch: str
+    here: bool
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What was done, or would be done.
+
+    :param module: what the module was read to be; none where it is not built (``--dry-run``).
+    :param verdict: what a trial on the GPU showed; none where none was made.
+    :param record: of the change; none where nothing had to be changed, or was to be.
+    """
+
+    delivery: Delivery
+    module: Module | None
+    cards: tuple[Card, ...]
+    verdict: Verdict | None
+    record: Record | None
+    dry_run: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``install --json``, but for its ``schema``."""
+        delivery, module = self.delivery, self.module
+        return {
+            "llamafile": str(delivery.llamafile.path),
+            "version": delivery.version,
+            "told_by": delivery.llamafile.told_by,
+            "place": {"where": delivery.place.where, "path": str(delivery.place.path)},
+            "backend": delivery.place.backend,
+            "module": None
+            if module is None
+            else {
+                "path": str(module.path),
+                "sha256": module.sha256,
+                "archs": list(module.labels),
+            },
+            "gpus": [asdict(card) for card in self.cards],
+            "verified": None if self.verdict is None else list(self.verdict.summary),
+            "unpacked": list(delivery.sources),
+            "replaced": delivery.replaces.sha256 or None,
+            "remarks": list(delivery.remarks),
+            "changed": self.record is not None,
+            "dry_run": self.dry_run,
+        }
+
+
+def open_backups(job: Job) -> Backups:
+    """Open the folder with what was replaced."""
+    if job.request.backup_dir:
+        return Backups((job.cwd / job.request.backup_dir).absolute())
+    return Backups(deliver.backups_folder(job.environ, job.store.base.parent / "backups"))
+
+
+def cards(job: Job) -> tuple[Card, ...]:
+    """The GPUs that a user names with ``--for``, else those of this machine.
+
+    :raises ArchitectureError: one of the names is not one GPU.
+    """
+    if job.request.for_gpus:
+        here = {gpu.arch for gpu in detect(job.environ).gpus}
+        named = [(name, gpu_architecture(name)) for name in job.request.for_gpus]
+        return tuple(Card(name, arch, arch in here) for name, arch in named)
+    return tuple(Card(gpu.name, gpu.arch, here=True) for gpu in detect(job.environ).gpus)
+
+
+def install_module(job: Job, named: Path) -> Installed:
+    """Have a module for a llamafile, prove it, and put it where that llamafile takes it.
+
+    Nothing is replaced before the module was read and, where the GPU is there, has multiplied.
+
+    :param named: the llamafile, or its folder.
+    :raises ArchitectureError: there is no GPU here, and none was named.
+    :raises DeliveryError: the llamafile would not take the module, or the place is refused.
+    :raises ModuleRejectedError: it would not run on the GPU, or it failed there.
+    """
+    llamafile = deliver.identify(job.cwd / named, version=job.request.llamafile_version)
+    for text in llamafile.notes:
+        job.notify(Note("info", text))
+    version = llamafile.version
+    job.notify(Note("info", f"{llamafile.path.name} is llamafile {version}: {llamafile.told_by}"))
+    seen = identity(llamafile.path)
+    wanted = cards(job)
+    if not wanted:
+        raise ArchitectureError(
+            "there is no GPU in this machine, and none was named",
+            hint="name the one that the llamafile will run on: --for 'gtx 1080'",
+        )
+    job, path = _module(job, llamafile, version, wanted)
+    if path is None:
+        delivery = _delivery(job, llamafile, Path(_planned_name(job)), _planned_backend(job))
+        return Installed(delivery, None, wanted, None, None, dry_run=True)
+    module = inspect.read_module(path)
+    own = job.source is not None and job.source.kind == "llamafile" and bool(job.plans)
+    fits(module, version, embed=job.request.embed, made_for_it=own and bool(llamafile.sources))
+    for card in wanted:
+        refuse_unfit(module, card.name, card.arch)
+    backend: Backend = "rocm" if module.backend == "hip" else "cuda"
+    delivery = _delivery(job, llamafile, path, backend)  # refused places are told before the trial
+    if job.request.dry_run:
+        return Installed(delivery, module, wanted, None, None, dry_run=True)
+    verdict = _verified(job, module, wanted)
+    if identity(llamafile.path) != seen:
+        raise DeliveryError(
+            f"{llamafile.path} was changed meanwhile", hint="run the same command again"
+        )
+    delivery = _delivery(job, llamafile, path, backend)
+    record = install.apply(delivery, open_backups(job), job.notify)
+    return Installed(delivery, module, wanted, verdict, record, dry_run=False)
+
+
+def _module(
+    job: Job, llamafile: Llamafile, version: str, wanted: tuple[Card, ...]
+) -> tuple[Job, Path | None]:
+    """The module's file; none if it would have to be built and nothing is to be done."""
+    request = job.request
+    if request.given_module:
+        if llamafile.sources:  # what it is to be tried with
+            job = replace(job, request=replace(request, source=str(llamafile.path)))
+        return _with_source(job), module_to_try(job, request.given_module)
+    spec = request.source
+    if request.origin("source") != "--source" and llamafile.sources:
+        spec = str(llamafile.path)
+    if spec is None:
+        raise SourceError(
+            f"{llamafile.path} carries no CUDA sources: llamafile 0.10 and later have none inside",
+            hint=f"--source a checkout of llamafile {version} after `make setup`, or --module FILE",
+        )
+    chosen: dict[str, Any] = {"source": spec}
+    if request.origin("arch") == "default" and request.for_gpus:
+        chosen["arch"] = ",".join(dict.fromkeys(card.arch for card in wanted))
+    if request.flavor is None and loader_of(version).rule == "first":
+        chosen["flavor"] = "self-contained"
+    # Refused places are told before anything is compiled.
+    _delivery(job, llamafile, Path("ggml-cuda.so"), "cuda")
+    job = plan(replace(job, request=replace(request, **chosen)))
+    if request.dry_run:
+        (made,) = job.plans
+        artifact = job.store.lookup(made.key, job.notify)
+        return job, artifact.path if artifact else None
+    (built,) = build(job)
+    return job, built.path
+
+
+def _with_source(job: Job) -> Job:
+    return open_source(job) if job.request.source else job
+
+
+def _planned_name(job: Job) -> str:
+    return job.plans[0].module
+
+
+def _planned_backend(job: Job) -> Backend:
+    return "rocm" if "rocm" in _planned_name(job) or "hip" in _planned_name(job) else "cuda"
+
+
+def _delivery(job: Job, llamafile: Llamafile, module: Path, backend: Backend) -> Delivery:
+    return install.plan(
+        llamafile,
+        module,
+        backend=backend,
+        system=_system(module),
+        environ=job.environ,
+        cwd=job.cwd,
+        embed=job.request.embed,
+    )
+
+
+def _system(module: Path) -> str:
+    """The system whose names count: a Windows module may be embedded on any."""
+    return "windows" if module.suffix == ".dll" else deliver.system_name(sys.platform)
+
+
+def _verified(job: Job, module: Module, wanted: tuple[Card, ...]) -> Verdict | None:
+    """Run the module on a GPU that it is for, where that is in this machine."""
+    if not job.request.verify:
+        return None
+    if not any(card.here for card in wanted):
+        job.notify(
+            Note(
+                "warning",
+                f"{' and '.join(card.name for card in wanted)} not being in this machine, the "
+                "module was inspected and not run",
+            )
+        )
+        return None
+    from llamabuild import verify
+
+    try:
+        verdict = verify.verify(
+            module.path, source=job.source, environ=job.environ, notify=job.notify
+        )
+    except ToolchainError as error:
+        error.hint = f"{error.hint}, or --no-verify"
+        raise
+    for line in verdict.summary:
+        job.notify(Note("info", line))
+    if verdict.error is not None:
+        verdict.error.message += "\nnothing was installed"
+        raise verdict.error
+    return verdict

@@ -1,0 +1,109 @@
+"""Would this llamafile load this module, and would this GPU run it?"""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+from llamabuild import deliver, inspect
+from llamabuild.deliver.places import loader_of
+from llamabuild.errors import DeliveryError, ModuleRejectedError
+from llamabuild.inspect import Coverage, Module
+from llamabuild.inspect.hosts import flavor
+from llamabuild.source.loaders import loaders
+
+__all__ = ["fits", "misfit", "refuse_unfit"]
+
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+_FORMATS = {"windows": "pe"}
+
+
+def fits(module: Module, version: str, *, embed: bool, made_for_it: bool) -> None:
+    """Refuse a module that a release of llamafile cannot load, or would crash with.
+
+    :param embed: the module may be for another machine, where the llamafile will run.
+    :param made_for_it: it was compiled from this llamafile's own sources.
+    :raises DeliveryError: with the reason.
+    """
+    reason = _unfit(module, version, embed=embed, made_for_it=made_for_it)
+    if reason:
+        raise DeliveryError(
+            f"llamafile {version} cannot use {module.path.name}: {reason}",
+            hint="build one for it: llamabuild install LLAMAFILE without --module",
+        )
+
+
+def refuse_unfit(module: Module, name: str, architecture: str) -> None:
+    """Refuse a module that does not do all its work on a GPU.
+
+    :raises ModuleRejectedError: with the reason.
+    """
+    reason = misfit(inspect.coverage(module, architecture))
+    if reason:
+        raise ModuleRejectedError(
+            f"on {name} ({architecture}), {reason}; nothing was installed",
+            hint=f"build it for {architecture}: leave --module and --arch out, or --arch "
+            f"{architecture}",
+        )
+
+
+def misfit(coverage: Coverage) -> str:
+    """Why a module does not do all its work on a GPU; empty if it does."""
+    if coverage.healthy:
+        return ""
+    if coverage.runs == "no":
+        return "nothing runs: there is no code for it"
+    taken = ", ".join(coverage.entries)
+    if coverage.trapped:
+        return (
+            f"{len(coverage.trapped)} of {coverage.kernels} kernels give up in the code for "
+            f"{taken}, which the driver would take"
+        )
+    if coverage.missing:
+        return f"{len(coverage.missing)} kernels are missing in the code for {taken}"
+    return f"nobody can tell which kernels give up in the code for {taken}"
+
+
+def _unfit(module: Module, version: str, *, embed: bool, made_for_it: bool) -> str:
+    if not embed and (foreign := _foreign(module)):
+        return foreign
+    kind, wanted = flavor(module), _flavor_of(version)
+    if kind != wanted:
+        return f"it is {_article(kind)} module, and a {wanted} one is needed"
+    exported = set(module.exported)
+    if absent := [name for name in deliver.required_symbols(version) if name not in exported]:
+        return f"it does not export {', '.join(absent)}, which llamafile looks up"
+    if made_for_it:
+        return ""
+    ranges = loaders(module.exported)
+    if not any(_number(first) <= _number(version) <= _end(last) for first, last in ranges):
+        known = " or ".join(f"{first} to {last}" if last else first for first, last in ranges)
+        return f"by its functions it is of the sources of llamafile {known or 'unknown'}"
+    return ""
+
+
+def _foreign(module: Module) -> str:
+    system = deliver.system_name(sys.platform)
+    if module.format != _FORMATS.get(system, "elf"):
+        return f"it is a {module.format.upper()} file, which {system} does not load"
+    machine = platform.machine().lower()
+    if module.machine != _MACHINES.get(machine, machine):
+        return f"it is for {module.machine}, and this machine is {machine}"
+    return ""
+
+
+def _flavor_of(version: str) -> str:
+    return "self-contained" if loader_of(version).rule == "first" else "classic"
+
+
+def _article(kind: str | None) -> str:
+    return "no ggml" if kind is None else f"a {kind}"
+
+
+def _number(version: str) -> tuple[int, ...]:
+    parts = [int(part) for part in version.split(".")]
+    return tuple([*parts, 0, 0][:3])
+
+
+def _end(last: str) -> tuple[int, ...]:
+    return _number(last) if last else (sys.maxsize,)
