@@ -11,7 +11,7 @@ __all__ = ["product_archs", "products", "similar"]
 
 #: Words that a driver or a shop adds to a name without changing the chip.
 _DECORATION = re.compile(
-    r"nvidia|amd|gpu|laptop|mobile|notebook|with|max|q|design|generation|edition|workstation"
+    r"nvidia|amd|tm|gpu|graphics|series|laptop|mobile|notebook|with|max|q|design|generation|edition|workstation"
     r"|server|pcie|sxm[0-9]?|nvl|hbm[0-9]e?|[0-9]+gb"
 )
 #: A brand that may be left out.

@@ -207,3 +207,27 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except ArchitectureError as error:
         outcome = error.hint if len(error.message) < 300 else ""
     assert outcome
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("AMD Radeon RX 7900 XTX", "gfx1100"),
+        ("rx 6700 xt", "gfx1031"),
+        ("rx 7700s", "gfx1102"),  # of another chip than the 7700
+        ("RX 7700", "gfx1101"),
+        ("AMD Radeon 780M Graphics", "gfx1103"),
+        ("AMD Radeon(TM) 890M Graphics", "gfx1150"),
+        ("AMD Instinct MI300X", "gfx942"),
+        ("mi50", "gfx906"),
+        ("steam deck", "gfx1033"),
+    ],
+)
+def test_amds_products(name: str, target: str) -> None:
+    assert parse(name) == (HipTarget(target),)
+
+
+@pytest.mark.parametrize("name", ["RX 6750 GRE", "Radeon 840M", "vega 8"])
+def test_a_name_of_two_of_amds_chips_is_a_question(name: str) -> None:
+    with pytest.raises(ArchitectureError, match="different chips"):
+        parse(name)
