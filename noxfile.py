@@ -45,6 +45,19 @@ def real(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """A million damaged inputs for the readers of foreign files: ``nox -s fuzz -- [TARGET]``."""
+    session.install(".", *group("test"), "atheris")
+    targets = ("module", "cubin", "object", "bundle", "ptx", "lz4", "zstd", "demangle")
+    for target in session.posargs or targets:
+        session.run(
+            *("python", "-m", "tests.fuzz.readers", target),
+            *("-runs=200000", "-max_total_time=300", "-timeout=20", "-rss_limit_mb=1000"),
+            env={"TMPDIR": session.create_tmp()},
+        )
+
+
+@nox.session
 def minimums(session: nox.Session) -> None:
     """Unit tests with the oldest dependencies that are allowed."""
     wanted = [*PYPROJECT["project"]["dependencies"], *group("test")]
