@@ -115,7 +115,7 @@ def install_module(job: Job, named: Path) -> Installed:
     for text in llamafile.notes:
         job.notify(Note("info", text))
     version = llamafile.version
-    job.notify(Note("info", f"{llamafile.path.name} is llamafile {version}: {llamafile.told_by}"))
+    job.notify(Note("info", f"{llamafile.path.name} is llamafile {version}, by {llamafile.told_by}"))
     seen = identity(llamafile.path)
     wanted = cards(job)
     if not wanted:

@@ -6,7 +6,6 @@ changes: sources are unpacked, a module is unpacked or compiled over the one tha
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -65,34 +64,37 @@ class Start:
 
     def _classic(self) -> bytes | None:
         self.app.mkdir(parents=True, exist_ok=True)
-        rebuild = False
-        for name in SOURCES:
-            if name in self.zip:
-                copy = self.app / Path(name).name
-                if not copy.exists() or copy.read_bytes() != self.zip[name]:
-                    self._unpack(name, copy)
-                    rebuild = True
-        cuda_source = self.app / "ggml-cuda.cu"
+        stale = [name for name in SOURCES if name in self.zip and self._differs(name)]
+        for name in stale:
+            self._unpack(name, self.app / Path(name).name)
         for kind in ("rocm", "cuda"):
-            name = f"ggml-{kind}.so"
-            module = self.app / name
-            if self.number >= (0, 8, 13):
-                if not module.exists() and name in self.zip:
-                    self._unpack(name, module)
-                if module.exists() and self.loads(module):
-                    return module.read_bytes()
-            up_to_date = module.exists() and not _newer(cuda_source, module)
-            if not rebuild and up_to_date:
-                if self.loads(module):
-                    return module.read_bytes()
-            elif kind == "cuda" and self.nvcc:
-                self.compiled = True
-                module.write_bytes(COMPILED)
-                return COMPILED
-            elif name in self.zip:
+            found = self._classic_module(kind, rebuild=bool(stale))
+            if found is not None:
+                return found
+        return None
+
+    def _differs(self, name: str) -> bool:
+        copy = self.app / Path(name).name
+        return not copy.exists() or copy.read_bytes() != self.zip[name]
+
+    def _classic_module(self, kind: str, *, rebuild: bool) -> bytes | None:
+        name = f"ggml-{kind}.so"
+        module = self.app / name
+        if self.number >= (0, 8, 13):
+            if not module.exists() and name in self.zip:
                 self._unpack(name, module)
-                if self.loads(module):
-                    return module.read_bytes()
+            if self._try(module):
+                return module.read_bytes()
+        up_to_date = module.exists() and not _newer(self.app / "ggml-cuda.cu", module)
+        if up_to_date and not rebuild:
+            return module.read_bytes() if self.loads(module) else None
+        if kind == "cuda" and self.nvcc:
+            self.compiled = True
+            module.write_bytes(COMPILED)
+            return COMPILED
+        if name in self.zip:
+            self._unpack(name, module)
+            return module.read_bytes() if self.loads(module) else None
         return None
 
     def _modern(self) -> bytes | None:
@@ -121,4 +123,4 @@ class Start:
 
 
 def _newer(one: Path, other: Path) -> bool:
-    return os.stat(one).st_mtime_ns > os.stat(other).st_mtime_ns
+    return one.stat().st_mtime_ns > other.stat().st_mtime_ns

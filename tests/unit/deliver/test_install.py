@@ -362,7 +362,7 @@ class TestInterruption:
         (app / ".ggml.h.llamabuild").write_bytes(b"half")
         world.install(path)
         assert world.start(path, "0.8.1").loaded == OURS
-        assert [name for name in os.listdir(app) if name.startswith(".")] == []
+        assert [entry for entry in app.iterdir() if entry.name.startswith(".")] == []
 
     def test_a_program_that_runs_keeps_its_module(self, world: World) -> None:
         path = world.llamafile("0.9.3", cuda=SHIPPED)
