@@ -28,7 +28,7 @@ def needed(
         elif isinstance(item, HipTarget):
             raise ArchitectureError(
                 f"{item} is an AMD GPU, and nvcc compiles for NVIDIA's only",
-                hint="name NVIDIA architectures only, for example --arch 89",
+                hint="leave --backend cuda out, or name NVIDIA GPUs, for example --arch 89",
             )
         elif item is Keyword.NATIVE and not visible:
             reason = f": {none_visible}" if none_visible else ""

@@ -33,12 +33,17 @@ def sorted_targets(targets: Iterable[HipTarget]) -> tuple[HipTarget, ...]:
 
 
 def needed_hip(
-    items: Iterable[Item], *, visible: Collection[HipTarget], none_visible: str = ""
+    items: Iterable[Item],
+    *,
+    visible: Collection[HipTarget],
+    none_visible: str = "",
+    remedy: str = "",
 ) -> tuple[HipTarget, ...]:
     """Return what a ROCm has to be able to compile, before one is chosen; sorted, unique.
 
     :param visible: the targets of the AMD GPUs that programs can see.
-    :param none_visible: why ``visible`` is empty, for the error message.
+    :param none_visible: why ``visible`` is empty, and ``remedy`` what to do about it, for the error
+        message.
     :raises ArchitectureError: ``native`` without a visible AMD GPU, an NVIDIA architecture, or a
         target both by itself and pinned to a feature.
     """
@@ -56,7 +61,8 @@ def needed_hip(
             reason = f": {none_visible}" if none_visible else ""
             raise ArchitectureError(
                 f"'native' means the GPU of this machine, and no AMD GPU is visible{reason}",
-                hint="name the GPU or the target to build for, for example --arch gfx1030 or "
+                hint=remedy
+                or "name the GPU or the target to build for, for example --arch gfx1030 or "
                 '--arch "rx 6800"; or --arch all-major for every generation',
             )
         elif item in (Keyword.NATIVE, Keyword.AUTO):
@@ -70,7 +76,6 @@ def expand_hip(
     *,
     visible: Collection[HipTarget],
     supported: Iterable[HipTarget],
-    none_visible: str = "",
 ) -> tuple[HipTarget, ...]:
     """Resolve keywords to concrete targets; oldest hardware first, unique.
 
@@ -85,7 +90,7 @@ def expand_hip(
     :param supported: what the chosen ROCm compiles.
     :raises ArchitectureError: as :func:`needed_hip`.
     """
-    wanted = set(needed_hip(items, visible=visible, none_visible=none_visible))
+    wanted = set(needed_hip(items, visible=visible))
     named = {target.name for target in wanted}
     concrete = [one for one in supported if not one.name.endswith("-generic")]
     if Keyword.ALL in items:

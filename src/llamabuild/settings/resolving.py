@@ -32,7 +32,7 @@ def resolve(
     origins: dict[str, str] = {}
     for option in OPTIONS:
         heeded = environ if command in option.commands else {}
-        value, origin = _first_said(option, given, heeded)
+        value, origin = _first_said(option, given, heeded, hip=values.get("backend") == "hip")
         values[option.name] = value if origin == "default" else _checked(option, value, origin)
         origins[option.name] = origin
     request = Request(**values, origins=origins)
@@ -41,11 +41,11 @@ def resolve(
 
 
 def _first_said(
-    option: Option, given: Mapping[str, Any], environ: Mapping[str, str]
+    option: Option, given: Mapping[str, Any], environ: Mapping[str, str], *, hip: bool
 ) -> tuple[Any, str]:
     if given.get(option.name) is not None:
         return given[option.name], option.flag
-    for variable in option.variables:
+    for variable in (hip and option.hip_variables) or option.variables:
         said = environ.get(variable, "").strip()
         if said:
             return said, variable

@@ -72,7 +72,7 @@ def _shortcoming(rocm: Rocm, targets: Iterable[HipTarget], needs: RocmNeeds) -> 
         release = ".".join(map(str, needs.oldest))
         return (
             f"HIP {rocm.version} is too old: {release} is needed, because {needs.why}",
-            f"install ROCm {release} or newer: {facts()['rocm']['any']}",
+            f"install ROCm {release} or newer: {facts()['rocm']['newer']}",
         )
     if needs.hipblas and rocm.hipblas is None:
         return f"it has no hipBLAS, and {needs.hipblas}", facts()["rocm"]["blas"]
@@ -98,7 +98,7 @@ def _unknown_to(rocm: Rocm, unknown: Sequence[HipTarget]) -> tuple[str, str]:
     if half:
         known = ", ".join(str(target) for target in half)
         reason += f": its clang knows {known}, its device libraries do not"
-    newer = f"install a newer ROCm: {facts()['rocm']['any']}"
+    newer = f"install a newer ROCm: {facts()['rocm']['newer']}"
     return reason, "; or ".join([*ways, newer])
 
 

@@ -61,10 +61,11 @@ def _planned_text(plan: Plan) -> str:
         "archs": " ".join(described["archs"]),
         "source": f"{source['kind']} {source['version'] or '(unknown version)'}, "
         f"{source['digest'][:12]}",
-        "toolkit": f"CUDA {toolkit['version']}, {toolkit['path']} ({toolkit['found_via']})",
+        "toolkit": f"{'HIP' if plan.backend == 'hip' else 'CUDA'} {toolkit['version']}, "
+        f"{toolkit['path']} ({toolkit['found_via']})",
         "compiler": f"{compiler['kind']} {compiler['version']}, {compiler['path']}",
         "defines": " ".join(plan.defines),
-        "nvcc": " ".join(plan.device_flags),
+        "flags": " ".join(plan.device_flags),
         "cmake": " ".join(f"-D{option}" for option in plan.cmake_options),
         "key": plan.key,
     }
