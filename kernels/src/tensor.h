@@ -45,8 +45,8 @@ inline int64_t tensor_partial_bytes(const Product& p, int splits) {
 // Which layout F::Layout is, for the kernel that prepares activations.
 enum class Order { linear, interleaved, distant };
 template <class Layout> constexpr Order order_of = Order::linear;
-template <> constexpr Order order_of<Interleaved> = Order::interleaved;
-template <> constexpr Order order_of<Distant> = Order::distant;
+template <> inline constexpr Order order_of<Interleaved> = Order::interleaved;
+template <> inline constexpr Order order_of<Distant> = Order::distant;
 
 GPU(Error_t) prepare_tensor_columns(const float* x, int64_t column, int64_t x_batch, int k, int n,
                                     int batch, Order order, void* columns, const Launch& launch);
