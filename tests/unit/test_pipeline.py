@@ -434,7 +434,14 @@ def test_inspect(
     explained = command("inspect", path, "--gpu", "gtx 1080")[1]
     assert "2 of 3 kernels give up" in explained
     assert "--arch 61" in explained
+    assert "6.1 (GTX 1080" in explained
+    asked = json.loads(command("inspect", path, "--gpu", "gtx 1080", "--json")[1])["coverage"]
+    assert [(row["gpu"], row["trapped"]) for row in asked] == [("gtx 1080", 2)]
     assert "kernel2" in command("inspect", path, "--kernels", "kernel2")[1]
+    kernels = json.loads(command("inspect", path, "--kernels", "kernel2", "--json")[1])["kernels"]
+    assert kernels == [{"name": "kernel2", "traps": {"60-real": "none"}}]
+    _, out, err = command("inspect", path, "--kernels", "nothing")
+    assert (out, err) == ("", "no kernel's name holds nothing\n")
     document = json.loads(command("inspect", path, "--json")[1])
     (card,) = [row for row in document["coverage"] if row["gpu"].endswith("GTX 1080")]
     assert (card["runs"], card["trapped"]) == ("older", 2)

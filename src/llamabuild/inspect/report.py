@@ -22,6 +22,7 @@ __all__ = [
     "explain",
     "gpu_rows",
     "matching",
+    "named_first",
     "relevant",
     "summary",
 ]
@@ -36,8 +37,19 @@ _RUNS: Mapping[Runs, str] = {
 }
 
 
-def document(module: Module, cards: Cards) -> dict[str, Any]:
-    """What ``inspect FILE --json`` prints."""
+def document(
+    module: Module, cards: Cards, asked: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What ``inspect FILE --json`` prints.
+
+    :param asked: architectures by what the user calls the GPU, to be told of in place of ``cards``.
+    """
+    gpus = [
+        (name, arch) for arch, names in cards.items() if relevant(module, arch) for name in names
+    ]
+    if asked:
+        gpus = list(asked.items())
+    covered = {arch: coverage(module, arch) for arch in dict.fromkeys(arch for _, arch in gpus)}
     return {
         "schema": 1,
         "file": str(module.path),
@@ -50,13 +62,7 @@ def document(module: Module, cards: Cards) -> dict[str, Any]:
         "build_id": module.build_id or None,
         "stripped": module.stripped,
         "entries": [_entry_document(entries) for entries in _by_architecture(module)],
-        "coverage": [
-            _coverage_document(name, found)
-            for arch, names in cards.items()
-            if relevant(module, arch)
-            for found in (coverage(module, arch),)
-            for name in names
-        ],
+        "coverage": [_coverage_document(name, covered[arch]) for name, arch in gpus],
         "symbols": list(module.exported),
         "undefined": list(module.undefined),
         "needed": list(module.needed),
@@ -185,6 +191,8 @@ def explain(module: Module, arch: str, names: Sequence[str]) -> list[str]:
     """What happens on one architecture, why, and what to do about it."""
     found = coverage(module, arch)
     who = f"{capability(arch)} ({examples(names)})" if names else capability(arch)
+    if not module.entries:
+        return [f"{who}: the file holds no code for a GPU"]
     cure = f"Cure: llamabuild --arch {arch.partition(':')[0]} …"
     if found.runs == "no":
         lines = [f"{who}: nothing in this module runs there"]
@@ -282,6 +290,15 @@ def _cuda(entries: Iterable[Entry]) -> str:
 def relevant(module: Module, arch: str) -> bool:
     """NVIDIA's cards for a CUDA module, AMD's for a HIP one."""
     return module.backend is not None and (module.backend == "hip") == arch.startswith("gfx")
+
+
+def named_first(names: Sequence[str], asked: str) -> list[str]:
+    """Put the names that hold what the user calls the GPU first, the ones ending in it foremost."""
+    wanted = asked.casefold()
+    return sorted(
+        names,
+        key=lambda name: (not name.casefold().endswith(wanted), wanted not in name.casefold()),
+    )
 
 
 def examples(names: Sequence[str], most: int = 2) -> str:

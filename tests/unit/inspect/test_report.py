@@ -119,6 +119,38 @@ def test_the_document_has_the_agreed_shape(shipped):
     assert (seed["arch"], seed["runs"], seed["entry"], seed["trapped"]) == ("61", "older", "60", 2)
 
 
+def test_the_document_can_be_about_the_gpus_that_are_asked_for(shipped):
+    asked = {"my card": "61", "8.8": "88", "radeon": "gfx1030"}
+    rows = report.document(shipped, CARDS, asked)["coverage"]
+    assert [(row["gpu"], row["arch"], row["runs"], row["trapped"]) for row in rows] == [
+        ("my card", "61", "older", 2),
+        ("8.8", "88", "no", 0),
+        ("radeon", "gfx1030", "no", 0),
+    ]
+
+
+def test_one_name_of_two_gpus_is_told_of_twice(shipped):
+    cards = {"60": ("TITAN X",), "61": ("TITAN X",)}
+    rows = report.document(shipped, cards)["coverage"]
+    assert [(row["gpu"], row["arch"]) for row in rows] == [("TITAN X", "60"), ("TITAN X", "61")]
+
+
+def test_the_name_that_was_asked_for_stands_first():
+    names = ("TITAN Xp", "GeForce GTX 1080 Ti", "GeForce GTX 1080", "P104-100")
+    assert report.named_first(names, "gtx 1080") == [
+        "GeForce GTX 1080",
+        "GeForce GTX 1080 Ti",
+        "TITAN Xp",
+        "P104-100",
+    ]
+    assert report.named_first(names, "6.1") == list(names)
+
+
+def test_a_file_without_gpu_code_says_so_for_each_gpu(forge):
+    module = forge.read(forge.library())
+    assert report.explain(module, "61", ()) == ["6.1: the file holds no code for a GPU"]
+
+
 def test_translation_units_are_added_up(forge):
     units = b"".join(
         forge.container(forge.entry(forge.cubin([f"a{number}", f"b{number}"]), arch=75))

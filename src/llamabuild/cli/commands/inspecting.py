@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llamabuild import pipeline
@@ -24,19 +25,28 @@ def inspect(call: Call) -> int:
     if request.html is not None:
         write(request.html, page.page(module, cards))
         say(call, f"{request.html} was written\n")
-    if request.json:
-        show(document(report.document(module, cards)))
-    elif request.kernels is not None:
-        for name, traps in report.matching(module, request.kernels):
-            states = ", ".join(f"{label} {trap}" for label, trap in traps.items())
-            show(f"{name}\n    {states}\n")
-    elif request.gpus:
-        for name in request.gpus:
-            architecture = pipeline.gpu_architecture(name)
-            names = cards.get(architecture, [])
+    asked = {name: pipeline.gpu_architecture(name) for name in request.gpus}
+    if request.kernels is not None:
+        _kernels(call, report.matching(module, request.kernels))
+    elif request.json:
+        show(document(report.document(module, cards, asked)))
+    elif asked:
+        for name, architecture in asked.items():
+            names = report.named_first(cards.get(architecture, ()), name)
             show("\n".join(report.explain(module, architecture, names)) + "\n")
     else:
         show("\n".join(report.summary(module)) + "\n")
         if module.entries:
             show("\n" + table(report.gpu_rows(module, cards)))
     return 0
+
+
+def _kernels(call: Call, found: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+    if call.request.json:
+        show(document({"kernels": [{"name": name, "traps": traps} for name, traps in found]}))
+        return
+    for name, traps in found:
+        states = ", ".join(f"{label} {trap}" for label, trap in traps.items())
+        show(f"{name}\n    {states}\n")
+    if not found:
+        say(call, f"no kernel's name holds {call.request.kernels}\n")
