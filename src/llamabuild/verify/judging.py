@@ -114,12 +114,13 @@ def _ending(trial: Trial, rows: Sequence[Row]) -> Failure:
     why, hint = "", ""
     if failed:
         why = f"failed{trial.where}: {failed}"
-    elif trial.damaged or len(rows) < len(trial.all("row")):
+    elif trial.returncode is None and not trial.ended:
+        why = trial.ending
+        hint = "--time-limit gives it longer; nvidia-smi shows whether the GPU itself hangs"
+    elif trial.returncode == 0 and (trial.damaged or len(rows) < len(trial.all("row"))):
         why = "made the program that runs it write a report that cannot be read"
     elif not trial.ended:
         why = trial.ending
-        if trial.returncode is None:
-            hint = "--time-limit gives it longer; nvidia-smi shows whether the GPU itself hangs"
     elif wrong:
         why = _wrongly(wrong, len(rows))
     return why, hint
