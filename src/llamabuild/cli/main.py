@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import NoReturn
 
 from llamabuild.cli import commands
@@ -24,8 +25,9 @@ def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit code; nothing is raised for what a user can cause."""
     signal.signal(signal.SIGTERM, _terminated)
     environ = Recorded(os.environ)
-    as_json = "--json" in argv
-    renderer = Renderer(environ, quiet="-q" in argv or "--quiet" in argv)
+    own = set(takewhile(lambda word: word != "--", argv))  # the rest is another program's
+    as_json = "--json" in own
+    renderer = Renderer(environ, quiet=bool({"-q", "--quiet"} & own))
     try:
         named = vars(parse(argv))
         command = named.pop("command")

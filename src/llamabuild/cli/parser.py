@@ -58,11 +58,32 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     words = list(argv)
     if not words or words[0] not in {*COMMANDS, "-h", "--help", "--version"}:
         words.insert(0, "build")
-    parsed, unknown = _parser().parse_known_args(words)
+    own, rest = _divided(words)
+    parsed, unknown = _parser().parse_known_args(own)
+    for argument in ARGUMENTS.get(parsed.command, ()):
+        if argument.count == "...":
+            setattr(parsed, argument.name, rest)
     for word in unknown:
         if word != "--":  # there is no need for it, and no harm in it
             raise _not_understood(word, parsed.command, is_first=word == argv[0])
     return parsed
+
+
+def _divided(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Part our own words from those of the program that a command starts."""
+    command, *_ = words
+    if all(argument.count != "..." for argument in ARGUMENTS.get(command, ())):
+        return words, []
+    with_value = {
+        spelling
+        for option in _options(command)
+        if option.kind in {"text", "number", "list"}
+        for spelling in (option.flag, option.letter)
+    }
+    at = 1
+    while at < len(words) and words[at].startswith("-") and words[at] != "--":
+        at += 2 if words[at] in with_value else 1
+    return words[:at], words[at + 1 :] if words[at : at + 1] == ["--"] else words[at:]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,10 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, words in COMMANDS.items():
         arguments = ARGUMENTS.get(name, ())
-        places = [argument.shown for argument in arguments]
+        places = ["[OPTION ...]"]
+        for argument in arguments:
+            places.insert(1 if argument.count == "..." else -1, argument.shown)
         command = commands.add_parser(
             name,
-            usage=" ".join(["%(prog)s", *places, "[OPTION ...]"]),
+            usage=" ".join(["%(prog)s", *places]),
             help=words,
             description=words,
         )

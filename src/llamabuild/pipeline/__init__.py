@@ -7,7 +7,7 @@ or the compilers.
 from __future__ import annotations
 
 from llamabuild.pipeline.building import Built, build, gpu_architecture
-from llamabuild.pipeline.environment import Environment, environment
+from llamabuild.pipeline.environment import Environment, Setting, environment
 from llamabuild.pipeline.stages import PLANNING, Job, depends_on, detect, open_store, plan, start
 from llamabuild.pipeline.trying import module_to_try, source_to_try
 from llamabuild.store import Store
@@ -17,6 +17,7 @@ __all__ = [
     "Built",
     "Environment",
     "Job",
+    "Setting",
     "Store",
     "build",
     "depends_on",

@@ -18,6 +18,8 @@ COMMANDS: Mapping[str, str] = {
     "install": "build a module for a llamafile, prove it, and put it where that llamafile takes it",
     "rollback": "bring back the module that was there before",
     "status": "show every llamafile and module found, which is taken, and whether it would run",
+    "env": "print what to set so that the GPUs of this machine run a module",
+    "run": "start a program with what env prints",
     "cache": "list, check and clean the cached modules",
     "doctor": "report on this machine, what is wrong with it and what mends it; changes nothing",
 }
@@ -25,7 +27,11 @@ COMMANDS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Argument:
-    """What stands on the command line without a flag; ``count`` is as argparse's ``nargs``."""
+    """What stands on the command line without a flag.
+
+    ``count`` is as argparse's ``nargs``; "..." takes everything from the first word that is no
+    option, or from what follows a ``--``, as it is.
+    """
 
     name: str
     help: str
@@ -36,7 +42,8 @@ class Argument:
     def shown(self) -> str:
         """How it stands in a line of usage: ``FILE``, ``[OTHER]``, ``[PATHS ...]``."""
         name = self.name.upper()
-        return {"?": f"[{name}]", "*": f"[{name} ...]"}.get(self.count or "", name)
+        shapes = {"?": f"[{name}]", "*": f"[{name} ...]", "...": f"-- {name} ..."}
+        return shapes.get(self.count or "", name)
 
 
 _MODULE = Argument(
@@ -66,6 +73,15 @@ ARGUMENTS: Mapping[str, tuple[Argument, ...]] = {
             "*",
         ),
     ),
+    "env": (
+        Argument(
+            "module",
+            "a GPU module (.so or .dll), or a cached module's key or its beginning; by default "
+            "one for the GPUs that AMD's own binaries serve",
+            "?",
+        ),
+    ),
+    "run": (Argument("program", "the program, and its arguments", "..."),),
     "cache": (
         Argument("action", "what to do", None, ("list", "path", "verify", "prune", "clear")),
         Argument("key", "an entry's key or its beginning (path, verify)", "?"),

@@ -65,6 +65,8 @@ _INSPECT_ONLY = frozenset({"inspect"})
 _VERIFY_ONLY = frozenset({"verify"})
 _BENCH_ONLY = frozenset({"bench"})
 _DOCTOR_ONLY = frozenset({"doctor"})
+_ENV_ONLY = frozenset({"env"})
+_RUN_ONLY = frozenset({"run"})
 _ALL = frozenset(COMMANDS)
 
 _what = partial(_option, group="what to build", commands=_BUILDING)
@@ -74,6 +76,7 @@ _result = partial(_option, group="result", commands=_BUILD_ONLY)
 _delivery = partial(_option, group="delivery", commands=_DELIVERING)
 _view = partial(_option, group="view", commands=_INSPECT_ONLY)
 _trial = partial(_option, group="trial", commands=_VERIFY_ONLY | _BENCH_ONLY)
+_launch = partial(_option, group="environment", commands=_ENV_ONLY)
 _pruning = partial(_option, group="pruning", commands=_CACHE_ONLY)
 _doctor = partial(_option, group="report", commands=_DOCTOR_ONLY)
 _common = partial(_option, group="common", commands=_ALL)
@@ -86,8 +89,9 @@ class Request:
     backend: str | None = _what(
         "text",
         None,
-        "whose GPUs to compile for: NVIDIA's (cuda) or AMD's (hip); by default those of --arch, "
-        "and with native those that are here, NVIDIA's first",
+        "whose GPUs: NVIDIA's (cuda) or AMD's (hip); by default those of the architectures or of "
+        "the module, else those that are here: NVIDIA's first to build for, AMD's first to set up",
+        commands=_BUILDING | _ENV_ONLY | _RUN_ONLY,
         choices=("cuda", "hip"),
         variables=("LLAMABUILD_BACKEND",),
     )
@@ -238,8 +242,9 @@ class Request:
     given_module: str | None = _delivery(
         "text",
         None,
-        "install this module: a file, or a cached module's key or its beginning",
-        commands=_INSTALL_ONLY,
+        "the module to install, or the one that the program will load: a file, or a cached "
+        "module's key or its beginning",
+        commands=_INSTALL_ONLY | _RUN_ONLY,
         metavar="FILE|KEY",
         spelling="--module",
     )
@@ -308,6 +313,13 @@ class Request:
         commands=_BENCH_ONLY,
         metavar="LIST",
     )
+    shell: str | None = _launch(
+        "text",
+        None,
+        "who is to read the settings; docker stands for arguments of docker run; by default sh, "
+        "or powershell on Windows",
+        choices=("sh", "fish", "powershell", "docker"),
+    )
     older_than: str | None = _pruning(
         "text", None, "prune what was not used for this long: 12h, 30d", metavar="AGE"
     )
@@ -340,11 +352,20 @@ class Request:
         "text",
         None,
         "the cache folder; by default the platform's",
-        commands=_BUILD | _DELIVERING | _CACHE_ONLY | _VERIFY_ONLY | _BENCH_ONLY | _DOCTOR_ONLY,
+        commands=_BUILD
+        | _DELIVERING
+        | _CACHE_ONLY
+        | _VERIFY_ONLY
+        | _BENCH_ONLY
+        | _ENV_ONLY
+        | _RUN_ONLY
+        | _DOCTOR_ONLY,
         metavar="DIR",
         variables=("LLAMABUILD_CACHE_DIR",),
     )
-    json: bool = _common("flag", False, "print one JSON document on stdout")
+    json: bool = _common(
+        "flag", False, "print one JSON document on stdout", commands=_ALL - _RUN_ONLY
+    )
     verbose: int = _common(
         "count",
         0,

@@ -18,6 +18,8 @@ COMMANDS: Mapping[str, str] = {
     "plan": "building.plan",
     "detect": "detecting.detect",
     "inspect": "inspecting.inspect",
+    "env": "environment.env",
+    "run": "running.run",
     "cache": "caching.cache",
     "verify": "verifying.verify",
     "bench": "verifying.bench",
