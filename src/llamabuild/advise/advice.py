@@ -164,7 +164,8 @@ def _mixture(one: Mixture, card: Card, of: Shape | None, context: int) -> Mixtur
     found = MixtureAdvice(one.name, one.bits, max(grades, key=_WORST_LAST.index))
     memory = card.memory_bytes
     if of is None:
-        room = None if memory is None else max(0, memory - card.count * facts()["memory"]["fixed"])
+        fixed = int(facts()["memory"]["fixed"])
+        room = None if memory is None else max(0, _room(card, memory) - fixed)
         largest = None if room is None else int(room * 8 / one.bits)
         return replace(found, largest_model=largest)
     weights = int(of.gpu_weights * one.bits / 8)
@@ -174,7 +175,7 @@ def _mixture(one: Mixture, card: Card, of: Shape | None, context: int) -> Mixtur
     return replace(
         found,
         needs_bytes=total,
-        fits=total <= memory,
+        fits=total <= _usable(memory),
         longest_context=context_that_fits(of, _room(card, memory), weights=weights),
     )
 
@@ -184,8 +185,13 @@ def _total(needed: Need, card: Card) -> int:
     return needed.total + (card.count - 1) * (needed.fixed + needed.buffers)
 
 
+def _usable(memory: int) -> int:
+    return memory - memory * int(facts()["memory"]["margin"]) // 100
+
+
 def _room(card: Card, memory: int) -> int:
-    return memory - (card.count - 1) * int(facts()["memory"]["fixed"])
+    """What is left for a model and one process."""
+    return _usable(memory) - (card.count - 1) * int(facts()["memory"]["fixed"])
 
 
 def _recommended(graded: Sequence[MixtureAdvice]) -> str:
@@ -214,10 +220,10 @@ def _flags(card: Card, model: Model | None, of: Shape | None, context: int) -> I
     if of is not None and card.memory_bytes is not None and any(of.keys):
         whole, small = need(of, context), need(of, context, flash=True, cache="Q8_0")
         saved = _total(whole, card) - _total(small, card)
-        needed = _total(whole, card) > card.memory_bytes
+        room = _usable(card.memory_bytes)
         yield FlagAdvice(
             "-fa -ctk q8_0 -ctv q8_0",
-            "yes" if needed and _total(small, card) <= card.memory_bytes else "try",
+            "yes" if _total(small, card) <= room < _total(whole, card) else "try",
             f"flash attention and a cache of 8 bits save {saved / 1e9:.1f} GB at {context} tokens",
             program=True,
         )
@@ -255,7 +261,7 @@ def _model(model: Model, of: Shape, card: Card, context: int) -> ModelAdvice:
         weights=sum(tensor.weights for tensor in model.tensors),
         types=dict(sorted(counted.items(), key=lambda item: -item[1])),
         need=needed,
-        fits=None if memory is None else _total(needed, card) <= memory,
+        fits=None if memory is None else _total(needed, card) <= _usable(memory),
         layers=None if room is None else layers_that_fit(of, room, context),
         all_layers=of.layers,
         longest_context=None if room is None else context_that_fits(of, room),

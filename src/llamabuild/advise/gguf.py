@@ -23,7 +23,7 @@ from typing import IO, Any, NoReturn
 from llamabuild.advise.facts import Type, type_of
 from llamabuild.errors import SourceError, UsageError
 
-__all__ = ["LONGEST_HEAD", "Model", "Tensor", "read_model"]
+__all__ = ["LONGEST_HEAD", "Model", "Tensor", "Words", "read_model"]
 
 #: Bytes. The largest vocabularies take some 20 MB.
 LONGEST_HEAD = 256 << 20
@@ -52,6 +52,13 @@ _SCALARS = {
 
 
 @dataclass(frozen=True)
+class Words:
+    """What is kept of a list of strings: how many there are."""
+
+    count: int
+
+
+@dataclass(frozen=True)
 class Tensor:
     """Some of a model's weights. ``kind`` is none where the type is not known here."""
 
@@ -76,7 +83,7 @@ class Model:
     """A model's head.
 
     :param member: its name inside a llamafile; "" for a file of its own.
-    :param values: the short values by key; of an array of strings, only the number of them.
+    :param values: the short values by key; none for a list that is too long to be kept.
     :param notes: what a user should hear about the file.
     """
 
@@ -154,7 +161,10 @@ def _member(path: Path, file: IO[bytes]) -> tuple[str, int, int]:
     file.seek(info.header_offset)
     head = file.read(30)
     if len(head) < 30 or head[:4] != b"PK\3\4":
-        raise SourceError(f"{path}: the directory of the ZIP is wrong about {info.filename}")
+        raise SourceError(
+            f"{path}: the directory of the ZIP is wrong about {info.filename}",
+            hint="get the file again, and compare its size or checksum with the original's",
+        )
     begin = info.header_offset + 30 + sum(struct.unpack_from("<HH", head, 26))
     return info.filename, begin, min(info.file_size, path.stat().st_size - begin)
 
@@ -227,7 +237,7 @@ class _Reader:
         if kind == _STRING:
             for _ in range(count):
                 self._skip(self._number(wide))
-            return count
+            return Words(count)
         if kind not in _SCALARS:
             raise _Damaged(f"a list holds values of kind {kind}")
         if count > MOST_KEPT:

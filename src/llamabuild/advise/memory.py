@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamabuild.advise.facts import facts, types
-from llamabuild.advise.gguf import Model
+from llamabuild.advise.gguf import Model, Words
 from llamabuild.errors import SourceError
 
 __all__ = ["Need", "Shape", "cache_bytes", "context_that_fits", "layers_that_fit", "need", "shape"]
@@ -73,7 +73,7 @@ def shape(model: Model) -> Shape:
     usual = width // most_heads if most_heads else 0
     key = said.number("attention.key_length", default=usual)
     value = said.number("attention.value_length", default=usual)
-    words = model.values.get("tokenizer.ggml.tokens", 0)
+    words = model.values.get("tokenizer.ggml.tokens")
     tied = not any(tensor.name == "output.weight" for tensor in model.tensors)
     on_gpu = [tensor for tensor in model.tensors if tied or tensor.name != "token_embd.weight"]
     return Shape(
@@ -83,7 +83,7 @@ def shape(model: Model) -> Shape:
         values=tuple(count * value for count in kv_heads),
         heads=most_heads,
         width=width,
-        vocabulary=words if type(words) is int else 0,
+        vocabulary=words.count if isinstance(words, Words) else 0,
         trained_context=said.number("context_length", default=0) or None,
         window=said.number("attention.sliding_window", default=0) or None,
         gpu_bytes=sum(tensor.size_bytes for tensor in on_gpu),
