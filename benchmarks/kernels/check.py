@@ -1,6 +1,7 @@
 """Compare every type and many awkward shapes with a float64 reference, on a real GPU.
 
 ``python check.py ggml-cuda.so [--types q4_0,q4_K] [--quick]``; exit status 1 when a product is off.
+More than ``llamabuild verify`` tries: batches, groups, gaps between activations, bad arguments.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES
-from library import Groups, KernelError, Kernels
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "real" / "kernels"))
-from blocks import FLOATS, QUANTIZED, random_rows, to_float64
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+from llamabuild.verify.blocks import FLOATS, QUANTIZED, random_rows, to_float64
+from llamabuild.verify.kernels import Groups, KernelError, Kernels
+from llamabuild.verify.products import rounded
 
 #: ||out - ref|| / ||ref|| against the reference with the activations as the path rounds them,
 #: and against the exact one; that bound is for large products, since few terms can cancel.
@@ -25,21 +27,6 @@ SAME_ACTIVATIONS, EXACT = 1e-3, 1e-2
 def relative(out, reference):
     """NaN where anything is NaN, and so never below a bound."""
     return float(np.linalg.norm(out - reference) / np.linalg.norm(reference))
-
-
-def q8_1(x):
-    """The activations that an integer product sees."""
-    blocks = x.reshape(-1, 32)
-    d = (np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)).astype(np.float32)
-    inverse = np.where(d != 0, 1 / np.where(d == 0, 1, d), 0).astype(np.float32)
-    return (np.rint(blocks * inverse) * d.astype(np.float64)).reshape(x.shape)
-
-
-def rounded(x, path):
-    """``x`` as the path reads it."""
-    if path in ("scalar", "dp4a"):
-        return q8_1(x)
-    return x.astype(np.float16).astype(np.float64) if path == "tensor" else x.astype(np.float64)
 
 
 def check_product(gpu, kind, m, n, k, rng, *, gaps=0, batch=1):

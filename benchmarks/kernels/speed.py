@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from library import Kernels
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "real" / "kernels"))
-from blocks import FLOATS, QUANTIZED, random_rows
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+from llamabuild.verify.blocks import FLOATS, QUANTIZED, random_rows
+from llamabuild.verify.kernels import Kernels
 
 #: Weights that are read before the first come again: several times any GPU's cache.
 ROTATION_BYTES = 1 << 30

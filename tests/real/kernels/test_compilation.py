@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.real.kernels.blocks import FLOATS, QUANTIZED
 
 from llamabuild.arch import CudaArch
 from llamabuild.memo import Memo
 from llamabuild.toolchain import compiler_environment, find_cuda, find_host_compiler
+from llamabuild.verify.blocks import FLOATS, QUANTIZED
 
 KERNELS = Path(__file__).parents[3] / "kernels"
 SOURCES = sorted((KERNELS / "src").glob("*.cu"))

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pytest
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
-from tests.real.kernels.blocks import QUANTIZED, random_rows, to_float64
+
+from llamabuild.verify.blocks import QUANTIZED, random_rows, to_float64
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[2] / "kernels" / "src"
