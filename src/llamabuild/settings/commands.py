@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "status": "show every llamafile and module found, which is taken, and whether it would run",
     "env": "print what to set so that the GPUs of this machine run a module",
     "run": "start a program with what env prints",
+    "advise": "say which quantizations and flags suit a GPU, and what of a model fits on it",
     "cache": "list, check and clean the cached modules",
     "doctor": "report on this machine, what is wrong with it and what mends it; changes nothing",
 }
@@ -82,6 +83,7 @@ ARGUMENTS: Mapping[str, tuple[Argument, ...]] = {
         ),
     ),
     "run": (Argument("program", "the program, and its arguments", "..."),),
+    "advise": (Argument("model", "a GGUF file, or a llamafile with a model inside", "?"),),
     "cache": (
         Argument("action", "what to do", None, ("list", "path", "verify", "prune", "clear")),
         Argument("key", "an entry's key or its beginning (path, verify)", "?"),

@@ -65,6 +65,7 @@ _INSPECT_ONLY = frozenset({"inspect"})
 _VERIFY_ONLY = frozenset({"verify"})
 _BENCH_ONLY = frozenset({"bench"})
 _DOCTOR_ONLY = frozenset({"doctor"})
+_ADVISE_ONLY = frozenset({"advise"})
 _ENV_ONLY = frozenset({"env"})
 _RUN_ONLY = frozenset({"run"})
 _ALL = frozenset(COMMANDS)
@@ -78,6 +79,7 @@ _view = partial(_option, group="view", commands=_INSPECT_ONLY)
 _trial = partial(_option, group="trial", commands=_VERIFY_ONLY | _BENCH_ONLY)
 _launch = partial(_option, group="environment", commands=_ENV_ONLY)
 _pruning = partial(_option, group="pruning", commands=_CACHE_ONLY)
+_advice = partial(_option, group="advice", commands=_ADVISE_ONLY)
 _doctor = partial(_option, group="report", commands=_DOCTOR_ONLY)
 _common = partial(_option, group="common", commands=_ALL)
 
@@ -332,7 +334,9 @@ class Request:
     gpus: tuple[str, ...] = _view(
         "list",
         (),
-        "explain what happens on this GPU: a name or a compute capability, 'gtx 1080' or 6.1",
+        "speak of this GPU: a name or a compute capability, 'gtx 1080' or 6.1; for advise with its "
+        "memory, 'rtx 3080 10GB'",
+        commands=_INSPECT_ONLY | _ADVISE_ONLY,
         metavar="GPU",
     )
     kernels: str | None = _view(
@@ -346,6 +350,12 @@ class Request:
         None,
         "write a page that needs no network: GPUs against families of kernels",
         metavar="FILE",
+    )
+    context: int | None = _advice(
+        "number",
+        None,
+        "the length of the context, in tokens; by default 8192, or what the model was made for",
+        metavar="TOKENS",
     )
     strict: bool = _doctor("flag", False, "exit with 7 when the report shows trouble")
     cache_dir: str | None = _common(

@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = {
     "verify": "verifying.verify",
     "bench": "verifying.bench",
     "doctor": "doctoring.doctor",
+    "advise": "advising.advise",
     "install": "installing.install",
     "rollback": "rolling_back.rollback",
     "status": "showing_status.status",
