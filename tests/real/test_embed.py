@@ -48,7 +48,7 @@ def llamafile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     zeros = bytes(1 << 20)
     with Holey(path, "w+") as file:
         file.write(PROGRAM)
-        with zipfile.ZipFile(file, "a") as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(file, "a") as archive:
             for name, data in SOURCES.items():
                 archive.writestr(name, data, zipfile.ZIP_DEFLATED)
             with archive.open("model.gguf", "w", force_zip64=True) as weights:
