@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -41,7 +42,7 @@ def _commands() -> Iterator[str]:
 def _options() -> Iterator[str]:
     for group, members in groupby(OPTIONS, key=lambda option: option.group):
         options = list(members)
-        shared = max((option.commands for option in options), key=len)
+        ((shared, _),) = Counter(option.commands for option in options).most_common(1)
         yield f"\n### {group.capitalize()}\n\nOf {_listed(shared)}.\n"
         for option in options:
             yield _item(_described(option, of_some=option.commands != shared))
