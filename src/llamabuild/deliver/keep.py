@@ -68,10 +68,11 @@ def backups_folder(environ: Mapping[str, str], fallback: Path) -> Path:
 
         return platformdirs.user_data_path("llamabuild", appauthor=False) / "backups"
     # The XDG base directory specification: a relative path is to be ignored.
-    for variable, below in (("XDG_DATA_HOME", ""), ("HOME", ".local/share")):
-        folder = Path(environ.get(variable, ""))
-        if folder.is_absolute() and folder.is_dir():
-            return folder / below / "llamabuild" / "backups"
+    data, home = (Path(environ.get(variable, "")) for variable in ("XDG_DATA_HOME", "HOME"))
+    if data.is_absolute():
+        return data / "llamabuild" / "backups"
+    if home.is_absolute() and home.is_dir():
+        return home / ".local" / "share" / "llamabuild" / "backups"
     return fallback
 
 
@@ -166,7 +167,9 @@ class Backups:
         return self.root / "files" / sha256
 
     def _folder(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         if sys.platform != "win32" and self.root.stat().st_uid != os.geteuid():
             raise DeliveryError(
                 f"the folder for backups, {self.root}, belongs to somebody else",
