@@ -1,0 +1,433 @@
+"""One command from a failing llamafile to a working one; only GPU and compiler are not real."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.deliver.world import CRC, OURS, SHIPPED, World
+
+from llamabuild import deliver, source
+from llamabuild.cli.main import main
+from llamabuild.errors import ModuleRejectedError, ToolchainError
+from llamabuild.inspect import Entry, Kernel, Module
+from llamabuild.pipeline import building, delivery, fitness, overview
+from llamabuild.probe import Detection, Gpu, Problem
+from llamabuild.verify import Verdict
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are named as on Linux")
+
+MODERN_EXPORTS = (
+    "ggml_backend_cuda_init",
+    "ggml_backend_cuda_reg",
+    "ggml_backend_cuda_get_device_count",
+    "ggml_init",
+)
+
+
+def gpu(arch: str) -> Gpu:
+    return Gpu("nvidia", 0, f"GPU {arch}", arch, 1 << 33, "580.1", "NVML", "GPU-0")
+
+
+class Machine:
+    """What is there, what the compilers make, and what a trial shows."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.gpus: tuple[Gpu, ...] = (gpu("61"),)
+        self.release = "0.8.1"
+        self.exported: tuple[str, ...] | None = None
+        self.archs = ("61",)
+        self.trapped = 0
+        self.format = "elf"
+        self.built: list[Any] = []
+        self.tried: list[Path] = []
+        self.failure: ModuleRejectedError | ToolchainError | None = None
+        self.while_building: Callable[[], None] = lambda: None
+
+    def detect(self, _environ: Any) -> Detection:
+        return Detection(self.gpus, () if self.gpus else (Problem("no driver", ""),), None)
+
+    def plan(self, job: Any) -> Any:
+        self.built.append(job.request)
+        made = type("Plan", (), {"module": "ggml-cuda.so", "key": "0" * 32, "backend": "cuda"})
+        tree = type("Tree", (), {"kind": "llamafile"})
+        return replace(job, plans=(made,), source=tree)
+
+    def build(self, _job: Any) -> tuple[Any]:
+        self.while_building()
+        return (type("Built", (), {"path": self.world.module}),)
+
+    def read_module(self, path: Path) -> Module:
+        data = path.read_bytes()
+        exported = self.exported or self._functions()
+        kernels = tuple(
+            Kernel(f"k{n}", "trapped" if n < self.trapped else "none") for n in range(9)
+        )
+        return Module(
+            path=path,
+            format=self.format,  # type: ignore[arg-type]
+            machine=fitness._MACHINES.get(sys.modules["platform"].machine(), "x86_64"),
+            exported=exported,
+            undefined=(),
+            needed=(),
+            soname="",
+            stripped=False,
+            entries=tuple(Entry("sass", arch, 0, 1, kernels) for arch in self.archs),
+            sha256=deliver.keep.digest_of(path),
+            size_bytes=len(data),
+            notes=(),
+        )
+
+    def _functions(self) -> tuple[str, ...]:
+        if self.release not in CRC:
+            return MODERN_EXPORTS
+        marks = {
+            "0.8.1": ("ggml_backend_cuda_register_host_buffer",),
+            "0.9.3": ("ggml_backend_cuda_log_set_callback", "ggml_abort"),
+        }
+        return (*source.loader_symbols(self.release), *marks.get(self.release, ()))
+
+    def verify(self, path: Path, **_options: Any) -> Verdict:
+        self.tried.append(path)
+        if isinstance(self.failure, ToolchainError):
+            raise self.failure
+        return Verdict(path, "classic", None, ("it multiplies",), (), (), self.failure, "", 1.0)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    found = World(tmp_path)
+    monkeypatch.chdir(found.cwd)
+    for name in ("TMPDIR", "LLAMABUILD_SOURCE", "LLAMABUILD_ARCH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in found.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LLAMABUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("LLAMABUILD_BACKUP_DIR", str(found.backups.root))
+    return found
+
+
+@pytest.fixture
+def machine(world: World, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    found = Machine(world)
+    monkeypatch.setattr(delivery, "detect", found.detect)
+    monkeypatch.setattr(delivery, "plan", found.plan)
+    monkeypatch.setattr(delivery, "build", found.build)
+    monkeypatch.setattr(delivery, "open_source", lambda job: job)
+    monkeypatch.setattr("llamabuild.inspect.read_module", found.read_module)
+    monkeypatch.setattr("llamabuild.verify.verify", found.verify)
+    return found
+
+
+class Said:
+    """The outcome of a command line."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *argv: str) -> None:
+        capsys.readouterr()
+        self.code = main(argv)
+        self.out, self.err = capsys.readouterr()
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], machine: Machine) -> Callable[..., Said]:
+    return lambda *argv: Said(capsys, *map(str, argv))
+
+
+Say = Callable[..., Said]
+
+
+class TestInstall:
+    def test_builds_inspects_tries_and_installs(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        path = world.llamafile("0.8.1", cuda=SHIPPED)
+        world.start(path, "0.8.1")
+        said = say("install", path)
+        assert said.code == 0, said.err
+        (request,) = machine.built
+        assert (request.source, request.arch) == (str(path), "native")
+        assert machine.tried == [world.module]
+        assert said.out == f"{world.app('0.8.1') / 'ggml-cuda.so'}\n"
+        assert "llamabuild rollback brings it back" in said.err
+        assert world.start(path, "0.8.1", nvcc=True).loaded == OURS
+        assert say("rollback", path).code == 0
+        assert world.start(path, "0.8.1", nvcc=True).loaded == SHIPPED
+
+    def test_a_module_that_fails_on_the_gpu_is_not_installed(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        path = world.llamafile("0.8.1", cuda=SHIPPED)
+        world.start(path, "0.8.1")
+        before = world.snapshot()
+        machine.failure = ModuleRejectedError("it trapped", hint="add 61 to --arch")
+        said = say("install", path)
+        assert said.code == 7
+        assert "nothing was installed" in said.err
+        assert {k: v for k, v in world.snapshot().items() if not k.startswith("cache")} == before
+        assert say("install", path, "--no-verify").code == 0
+        assert len(machine.tried) == 1
+
+    def test_a_trial_that_cannot_be_made_names_the_way_round(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        machine.failure = ToolchainError("numpy is missing", hint="pip install numpy")
+        said = say("install", world.llamafile("0.8.1"))
+        assert said.code == 4
+        assert "--no-verify" in said.err
+
+    def test_without_a_gpu_one_must_be_named(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        machine.gpus = ()
+        said = say("install", world.llamafile("0.8.1"))
+        assert said.code == 3
+        assert "--for 'gtx 1080'" in said.err
+        assert machine.built == []
+
+    def test_for_a_named_gpu_inspection_decides(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        machine.gpus = ()
+        path = world.llamafile("0.8.1")
+        said = say("install", path, "--for", "gtx 1080")
+        assert said.code == 0, said.err
+        assert machine.built[0].arch == "61"
+        assert machine.tried == []
+        assert "inspected and not run" in said.err
+        assert world.start(path, "0.8.1", nvcc=True).loaded == OURS
+
+    def test_a_module_with_traps_for_the_named_gpu_is_refused(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        machine.gpus, machine.archs, machine.trapped = (), ("60",), 4
+        said = say("install", world.llamafile("0.8.1"), "--for", "gtx 1080")
+        assert said.code == 7
+        assert "4 of 9 kernels give up in the code for 60" in said.err
+        assert not world.app("0.8.1").exists()
+
+    def test_a_module_without_code_for_this_gpu_is_refused(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        machine.archs = ("90",)
+        said = say("install", world.llamafile("0.8.1"))
+        assert said.code == 7
+        assert "nothing runs" in said.err
+        assert machine.tried == []
+
+    def test_a_name_that_is_no_gpu(self, world: World, say: Say) -> None:
+        assert say("install", world.llamafile("0.8.1"), "--for", "banana").code == 3
+
+    def test_a_release_without_sources_needs_a_source_or_a_module(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        machine.release = "0.10.4"
+        path = world.llamafile("0.10.4")
+        said = say("install", path)
+        assert said.code == 5
+        assert "carries no CUDA sources" in said.err
+        assert "--module FILE" in said.err
+        said = say("install", path, "--source", "checkout")
+        assert said.code == 0, said.err
+        assert machine.built[0].flavor == "self-contained"
+        assert world.start(path, "0.10.4").loaded == OURS
+
+    def test_the_variable_for_the_source_does_not_replace_the_llamafile_s_own(
+        self, world: World, machine: Machine, say: Say, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LLAMABUILD_SOURCE", "elsewhere")
+        path = world.llamafile("0.8.1")
+        assert say("install", path).code == 0
+        assert machine.built[0].source == str(path)
+
+    def test_a_given_module(self, world: World, machine: Machine, say: Say) -> None:
+        path = world.llamafile("0.8.1")
+        said = say("install", path, "--module", world.module)
+        assert said.code == 0, said.err
+        assert machine.built == []
+        assert machine.tried == [world.module]
+        assert say("install", path, "--module", "missing.so").code == 2
+
+    def test_a_place_that_is_refused_is_told_before_anything_is_built(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        (world.home / ".llamafile").write_bytes(b"")
+        said = say("install", world.llamafile("0.8.1"))
+        assert said.code == 9
+        assert machine.built == []
+
+    def test_a_llamafile_that_changes_meanwhile_is_left_alone(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        path = world.llamafile("0.8.1")
+
+        def changed() -> None:
+            with path.open("ab") as file:
+                file.write(b"more")
+
+        machine.while_building = changed
+        said = say("install", path)
+        assert said.code == 9
+        assert "changed meanwhile" in said.err
+        assert not world.app("0.8.1").exists()
+
+    @pytest.mark.parametrize("release", ["0.8.1", "0.9.3"])
+    def test_a_dry_run_changes_nothing(
+        self, world: World, machine: Machine, say: Say, release: str
+    ) -> None:
+        machine.release = release
+        path = world.llamafile(release, cuda=SHIPPED)
+        world.start(path, release)
+        before = world.snapshot()
+        said = say("install", path, "--dry-run")
+        assert said.code == 0, said.err
+        assert said.out == ""
+        assert "would put ggml-cuda.so" in said.err
+        assert "would be kept" in said.err
+        assert machine.tried == []
+        assert {k: v for k, v in world.snapshot().items() if not k.startswith("cache")} == before
+        assert say("install", path).code == 0
+        before = world.snapshot()
+        assert say("rollback", path, "--dry-run").code == 0
+        assert world.snapshot() == before
+
+    def test_as_json(self, world: World, say: Say) -> None:
+        path = world.llamafile("0.8.1", cuda=SHIPPED)
+        found = say("install", path, "--json").document
+        assert found["version"] == "0.8.1"
+        assert found["place"] == {
+            "where": "app",
+            "path": str(world.app("0.8.1") / "ggml-cuda.so"),
+        }
+        assert found["changed"] is True
+        assert found["replaced"] is None
+        assert found["verified"] == ["it multiplies"]
+        assert found["gpus"] == [{"name": "GPU 61", "arch": "61", "here": True}]
+        again = say("install", path, "--json").document
+        assert (again["changed"], again["unpacked"]) == (False, [])
+
+    def test_a_question_is_one_in_json_too(self, world: World, say: Say) -> None:
+        said = say("install", world.llamafile("0.8.6", text=False), "--json")
+        assert said.document["error"]["code"] == said.code == 5
+        assert "--llamafile-version" in said.document["error"]["hint"]
+
+
+class TestWrongModules:
+    def refused(self, world: World, say: Say, release: str, words: str) -> None:
+        said = say("install", world.llamafile(release), "--module", world.module)
+        assert said.code == 9, said.err
+        assert words in said.err
+        assert not world.app(release).exists()
+        assert not list(world.cwd.glob("ggml-*"))
+
+    def test_of_another_flavor(self, world: World, machine: Machine, say: Say) -> None:
+        machine.exported = MODERN_EXPORTS
+        self.refused(world, say, "0.8.1", "self-contained module, and a classic one is needed")
+        machine.exported = source.loader_symbols("0.8.1")
+        self.refused(world, say, "0.10.4", "classic module, and a self-contained one is needed")
+        machine.exported = ("ggml_backend_init", "ggml_backend_score")
+        self.refused(world, say, "0.10.4", "backend-dl")
+
+    def test_that_is_no_ggml_module(self, world: World, machine: Machine, say: Say) -> None:
+        machine.exported = ("printf",)
+        self.refused(world, say, "0.8.1", "no ggml module")
+
+    def test_that_lacks_a_function(self, world: World, machine: Machine, say: Say) -> None:
+        machine.exported = source.loader_symbols("0.8")
+        self.refused(world, say, "0.8.1", "register_host_buffer, which llamafile looks up")
+
+    def test_of_another_version(self, world: World, machine: Machine, say: Say) -> None:
+        machine.exported = (
+            *source.loader_symbols("0.9.3"),
+            "ggml_backend_cuda_log_set_callback",
+            "ggml_abort",
+        )
+        self.refused(world, say, "0.8.1", "of the sources of llamafile 0.8.13 to 0.9.3")
+
+    def test_for_another_system(self, world: World, machine: Machine, say: Say) -> None:
+        machine.format = "pe"
+        self.refused(world, say, "0.8.1", "PE file")
+
+
+class TestRollback:
+    def test_with_nothing_to_go_back_to(self, world: World, say: Say) -> None:
+        said = say("rollback", world.llamafile("0.8.1"))
+        assert said.code == 9
+        assert "nothing to go back to" in said.err
+
+    def test_lists_what_was_there(self, world: World, say: Say) -> None:
+        path = world.llamafile("0.9.3", cuda=SHIPPED)
+        world.start(path, "0.9.3")
+        world.install(path)
+        (change,) = say("rollback", path, "--list", "--json").document["changes"]
+        assert (change["number"], change["action"]) == (1, "install")
+        assert change["target"] == str(world.app("0.9.3"))
+        assert change["before"][:12] in say("rollback", path, "--list").out
+        assert say("rollback", path, "--to", change["before"]).code == 0
+        assert world.start(path, "0.9.3").loaded == SHIPPED
+
+    def test_does_not_ask_which_release_it_is(self, world: World, say: Say) -> None:
+        path = world.llamafile("0.8.6", text=False)
+        world.install(path, version="0.8.6")
+        assert say("rollback", path).code == 0
+        assert not (world.app("0.8.6") / "ggml-cuda.so").exists()
+
+    def test_of_what_was_embedded(self, world: World, say: Say) -> None:
+        path = world.llamafile("0.10.0", cuda=SHIPPED)
+        world.install(path, embed=True)
+        found = say("rollback", path, "--json").document
+        assert found["target"] == str(path)
+        assert world.start(path, "0.10.0").loaded == SHIPPED
+
+
+class TestStatus:
+    def test_of_a_llamafile(self, world: World, machine: Machine, say: Say) -> None:
+        path = world.llamafile("0.9.3", cuda=SHIPPED)
+        world.start(path, "0.9.3")
+        world.install(path)
+        machine.archs, machine.trapped = ("60",), 4
+        said = say("status", path)
+        assert said.code == 0, said.err
+        assert f"taken: {world.app('0.9.3') / 'ggml-cuda.so'}" in said.out
+        assert "put there by llamabuild" in said.out
+        assert "not taken: ggml-cuda.so inside" in said.out
+        assert "on GPU 61: 4 of 9 kernels give up" in said.out
+        (found,) = say("status", path, "--json").document["found"]
+        assert [module["active"] for module in found["modules"]] == [True, False]
+        assert [module["whose"] for module in found["modules"]] == ["ours", "shipped"]
+
+    def test_without_a_gpu_or_for_another(self, world: World, machine: Machine, say: Say) -> None:
+        machine.gpus = ()
+        world.install(world.llamafile("0.9.3"))
+        (found, _) = say("status", "--json").document["found"]
+        assert found["modules"][0]["gpus"] == {}
+        assert "on gtx 1080: would run" in say("status", "--for", "gtx 1080").out
+
+    def test_of_what_cannot_be_read(
+        self, world: World, say: Say, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = world.llamafile("0.9.3", cuda=SHIPPED)
+
+        def damaged(_path: Path) -> Module:
+            raise ModuleRejectedError("it is damaged")
+
+        monkeypatch.setattr(overview.inspect, "read_module", damaged)
+        assert "cannot be read: it is damaged" in say("status", path).out
+
+    def test_of_an_empty_machine(self, say: Say) -> None:
+        said = say("status")
+        assert (said.code, said.out) == (0, "")
+        assert "no llamafile here" in said.err
+
+
+def test_a_gpu_s_architecture_is_told_as_for_inspect() -> None:
+    assert building.gpu_architecture("gtx 1080") == "61"
