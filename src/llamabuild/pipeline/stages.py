@@ -171,6 +171,7 @@ def open_source(job: Job) -> Job:
         environ=job.environ,
         cwd=job.cwd,
         memo=job.memo,
+        mirror=job.request.source_mirror,
         notify=job.notify,
     )
     for text in tree.notes:

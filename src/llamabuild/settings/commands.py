@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, str] = {
     "verify": "multiply with a module on this machine's GPU, type by type, against a reference",
     "bench": "time our own kernels on this machine's GPU",
     "install": "build a module for a llamafile, prove it, and put it where that llamafile takes it",
+    "embed": "put a module into a llamafile, or take one out, and leave all else in it as it is",
     "rollback": "bring back the module that was there before",
     "status": "show every llamafile and module found, which is taken, and whether it would run",
     "env": "print what to set so that the GPUs of this machine run a module",
@@ -65,6 +66,15 @@ ARGUMENTS: Mapping[str, tuple[Argument, ...]] = {
     "verify": (_MODULE,),
     "bench": (_MODULE,),
     "install": (_LLAMAFILE,),
+    "embed": (
+        Argument("llamafile", "a llamafile"),
+        Argument(
+            "module",
+            "a GPU module (.so or .dll), or a cached module's key or its beginning; with --remove "
+            "the name of the one to take out, which may be left open where only one is inside",
+            "?",
+        ),
+    ),
     "rollback": (_LLAMAFILE,),
     "status": (
         Argument(

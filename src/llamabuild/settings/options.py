@@ -58,8 +58,9 @@ _BUILD_ONLY = frozenset({"build"})
 _BUILD = _BUILD_ONLY | {"plan"}
 _INSTALL_ONLY = frozenset({"install"})
 _ROLLBACK_ONLY = frozenset({"rollback"})
+_EMBED_ONLY = frozenset({"embed"})
 _BUILDING = _BUILD | _INSTALL_ONLY
-_DELIVERING = _INSTALL_ONLY | _ROLLBACK_ONLY | {"status"}
+_DELIVERING = _INSTALL_ONLY | _EMBED_ONLY | _ROLLBACK_ONLY | {"status"}
 _CACHE_ONLY = frozenset({"cache"})
 _INSPECT_ONLY = frozenset({"inspect"})
 _VERIFY_ONLY = frozenset({"verify"})
@@ -109,12 +110,21 @@ class Request:
     source: str | None = _what(
         "text",
         None,
-        "a llamafile, its folder, a llama.cpp, ggml or whisper.cpp tree or archive, or "
-        "pypi:NAME==VERSION; by default a llamafile that is found here or in ~/.llamafile, else "
-        "bundled: our own kernels",
+        "a llamafile, its folder, a llama.cpp, ggml or whisper.cpp tree or archive, "
+        "llamafile:VERSION, or pypi:NAME==VERSION; by default a llamafile that is found here or "
+        "in ~/.llamafile, else bundled: our own kernels",
         commands=_BUILDING | _VERIFY_ONLY,
         metavar="SOURCE",
         variables=("LLAMABUILD_SOURCE",),
+    )
+    source_mirror: str | None = _what(
+        "text",
+        None,
+        "a folder or an address with copies of the repositories llamafile.git and llama.cpp.git, "
+        "for llamafile:VERSION without the internet",
+        commands=_BUILDING | _VERIFY_ONLY,
+        metavar="URL|DIR",
+        variables=("LLAMABUILD_SOURCE_MIRROR",),
     )
     flavor: str | None = _what(
         "text",
@@ -213,7 +223,13 @@ class Request:
         variables=("MAX_JOBS", "CMAKE_BUILD_PARALLEL_LEVEL"),
     )
     output: str | None = _result(
-        "text", None, "also copy the module to this file or folder", letter="-o", metavar="PATH"
+        "text",
+        None,
+        "also copy the module to this file or folder; embed: write the changed llamafile there, "
+        "and leave the one that was named alone",
+        commands=_BUILD_ONLY | _EMBED_ONLY,
+        letter="-o",
+        metavar="PATH",
     )
     require_gpus: tuple[str, ...] = _result(
         "list",
@@ -231,7 +247,7 @@ class Request:
         "flag",
         False,
         "show what would be done: compile nothing, change nothing",
-        commands=_BUILD_ONLY | _INSTALL_ONLY | _ROLLBACK_ONLY,
+        commands=_BUILD_ONLY | _INSTALL_ONLY | _EMBED_ONLY | _ROLLBACK_ONLY,
     )
     for_gpus: tuple[str, ...] = _delivery(
         "list",
@@ -255,6 +271,20 @@ class Request:
         False,
         "put the module into the llamafile itself",
         commands=_INSTALL_ONLY,
+    )
+    remove: bool = _delivery(
+        "flag",
+        False,
+        "take the module out instead of putting one in",
+        commands=_EMBED_ONLY,
+    )
+    inner_name: str | None = _delivery(
+        "text",
+        None,
+        "the module's name inside the llamafile; by default its file's: ggml-cuda.so",
+        commands=_EMBED_ONLY,
+        metavar="NAME",
+        spelling="--name",
     )
     verify: bool = _delivery(
         "switch",
@@ -401,6 +431,7 @@ class Options(TypedDict, total=False):
     """The keyword arguments of the Python API: what is not said is decided as in a request."""
 
     backend: str
+    source_mirror: str
     flavor: str
     per_arch: bool
     literal: bool

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "doctoring.doctor",
     "advise": "advising.advise",
     "install": "installing.install",
+    "embed": "embedding.embed",
     "rollback": "rolling_back.rollback",
     "status": "showing_status.status",
 }
