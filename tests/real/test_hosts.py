@@ -255,6 +255,33 @@ def test_what_is_no_library_cannot_be_loaded(classic_host: Path, tmp_path: Path)
         assert str(module) in trial.said("cannot_load", str, "")
 
 
+def test_verify_drives_a_classic_module_with_its_source(
+    classic: SourceTree, tmp_path: Path
+) -> None:
+    module = compile_fake(classic, tmp_path / "ggml-cuda.so")
+    verdict = verify(module, source=classic, environ=ENVIRON, types=["q4_K"])
+    assert verdict.passed, verdict.error
+    assert verdict.complete
+    assert [(row.type, row.n) for row in verdict.rows] == [("q4_K", n) for n in (1, 4, 64)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("TRAPS", "no device code compatible with CUDA arch 600"),
+        ("WRONG_VALUE", "12 of 12 products are wrong"),
+        ("DIES", "crashed (SIGABRT) at q4_0, 262 x 1376 times 1376 x 64"),
+    ],
+)
+def test_verify_says_what_a_classic_module_does_wrong(
+    classic: SourceTree, tmp_path: Path, fault: str, words: str
+) -> None:
+    module = compile_fake(classic, tmp_path / "ggml-cuda.so", fault)
+    verdict = verify(module, source=classic, environ=ENVIRON)
+    assert verdict.error is not None
+    assert words in verdict.error.message
+
+
 def test_every_source_has_a_host_and_it_says_what_an_empty_library_lacks(
     real_source: str, shelf: Path, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ def module_to_try(job: Job, named: str | None, device: int = 0) -> Path:
     """
     if named is not None:
         return _named(job, named)
-    detection = probe.detect_nvidia(job.environ)
+    detection = probe.detect_gpus(job.environ)
     if device >= len(detection.gpus):
         problem = detection.problems[0].message if not detection.gpus else ""
         raise ArchitectureError(

@@ -11,10 +11,11 @@ from typing import Any, TypeAlias
 
 from llamabuild import probe
 from llamabuild.errors import ArchitectureError, ModuleRejectedError
+from llamabuild.probe import Detection
 from llamabuild.verify.model import Card, Row, Unshown, Verdict
 from llamabuild.verify.trial import Trial
 
-__all__ = ["judged"]
+__all__ = ["judged", "require_gpu"]
 
 #: Libraries of the GPU's driver: where they are missing there is no GPU.
 _DRIVER = re.compile(r"(libcuda\.so|nvcuda\.dll|libamdhip64\.so|amdhip64\S*\.dll)", re.IGNORECASE)
@@ -81,8 +82,10 @@ Failure: TypeAlias = tuple[str, str]
 def _not_loaded(environ: Mapping[str, str], trial: Trial) -> Failure | None:
     cannot_load = trial.said("cannot_load", str, "")
     if cannot_load:
-        if _DRIVER.search(cannot_load):
-            _without_gpu(environ)
+        driver = _DRIVER.search(cannot_load)
+        if driver:
+            amd = "amdhip" in driver[0].lower()
+            require_gpu((probe.detect_amd if amd else probe.detect_nvidia)(environ))
         return f"cannot be loaded: {cannot_load}", "llamabuild inspect shows what it needs"
     foreign = trial.said("foreign", list, [])
     if foreign:
@@ -96,7 +99,7 @@ def _without_device(device: int, environ: Mapping[str, str], trial: Trial) -> Fa
     no_device = trial.said("no_device", str, "")
     devices = trial.said("devices", int, 0 if no_device else device + 1)
     if devices < 1:
-        _without_gpu(environ)
+        require_gpu(probe.detect_gpus(environ))
         because = f": {no_device}" if no_device else ""
         return f"finds no GPU, where there is one{because}", "llamabuild doctor"
     if device >= devices:
@@ -126,12 +129,11 @@ def _ending(trial: Trial, rows: Sequence[Row]) -> Failure:
     return why, hint
 
 
-def _without_gpu(environ: Mapping[str, str]) -> None:
+def require_gpu(detection: Detection) -> None:
     """Blame the machine, if it is to blame.
 
     :raises ArchitectureError: programs see no GPU here.
     """
-    detection = probe.detect_nvidia(environ)
     if not detection.gpus:
         raise ArchitectureError(
             f"there is no GPU to run the module on: {detection.problems[0].message}",
@@ -192,8 +194,8 @@ def _card(device: int, environ: Mapping[str, str], trial: Trial) -> Card | None:
     if {"index", "name", "arch", "code"} <= set(card):
         return Card(card["index"], str(card["name"]), str(card["arch"]), str(card["code"]))
     if trial.said("devices", int, 0) > device:
-        gpus = probe.detect_nvidia(environ).gpus
-        if device < len(gpus):
+        gpus = probe.detect_gpus(environ).gpus
+        if device < len(gpus) and len({gpu.vendor for gpu in gpus}) == 1:
             return Card(device, gpus[device].name, gpus[device].arch)
     return None
 

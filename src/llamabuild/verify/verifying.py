@@ -13,12 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llamabuild import run
+from llamabuild import probe, run
 from llamabuild.errors import ModuleRejectedError, ToolchainError, UsageError
 from llamabuild.events import Listener, StepFinished, StepStarted, silent
 from llamabuild.source import SourceTree
 from llamabuild.verify import hosting
-from llamabuild.verify.judging import judged
+from llamabuild.verify.judging import judged, require_gpu
 from llamabuild.verify.model import Timing, Timings, Unshown, Verdict
 from llamabuild.verify.trial import Trial, attempt
 
@@ -183,13 +183,13 @@ def _driven(trying: _Trying, source: SourceTree | None, loaded: Verdict) -> Verd
     products = f"products ({', '.join(hosting.TYPES)})"
     if source is None:
         why = f"a {loaded.flavor} module is driven with the headers of what it was built from"
-        return replace(loaded, not_shown=(Unshown(products, why, "name that with --source"),))
+        return _only_loaded(trying, loaded, Unshown(products, why, "name that with --source"))
     with tempfile.TemporaryDirectory(prefix="llamabuild-verify-") as folder:
         try:
             program = hosting.compile_host(source, Path(folder, "host"), trying.environ)
         except hosting.CannotCompile as error:
             hint = "it takes gcc or clang, and the source of this very module as --source"
-            return replace(loaded, not_shown=(Unshown(products, str(error), hint),))
+            return _only_loaded(trying, loaded, Unshown(products, str(error), hint))
         driven = trying.judged(trying.in_host(program))
     return replace(
         driven,
@@ -197,3 +197,10 @@ def _driven(trying: _Trying, source: SourceTree | None, loaded: Verdict) -> Verd
         card=driven.card or loaded.card,
         shown=tuple(dict.fromkeys((*loaded.shown, *driven.shown))),
     )
+
+
+def _only_loaded(trying: _Trying, loaded: Verdict, products: Unshown) -> Verdict:
+    """What is left to say where nothing can be multiplied; a classic module was not asked yet."""
+    if loaded.flavor == "classic":
+        require_gpu(probe.detect_gpus(trying.environ))
+    return replace(loaded, not_shown=(products,))

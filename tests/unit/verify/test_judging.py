@@ -28,7 +28,8 @@ def detection(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def set_gpus(*gpus: Gpu) -> None:
         problems = () if gpus else (Problem("there is no NVIDIA driver on this machine", "-"),)
-        monkeypatch.setattr(probe, "detect_nvidia", lambda _: Detection(gpus, problems, None))
+        for name in ("detect_nvidia", "detect_amd", "detect_gpus"):
+            monkeypatch.setattr(probe, name, lambda _: Detection(gpus, problems, None))
 
     set_gpus(H200)
     return set_gpus

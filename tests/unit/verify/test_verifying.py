@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from llamabuild import probe
 from llamabuild.errors import (
     ArchitectureError,
     ModuleRejectedError,
@@ -18,6 +19,7 @@ from llamabuild.errors import (
     UsageError,
 )
 from llamabuild.events import Event, StepFinished, StepStarted
+from llamabuild.probe import Detection, Gpu
 from llamabuild.source import SourceTree
 from llamabuild.verify import bench, hosting, verify, verifying
 from llamabuild.verify.model import Row, Verdict
@@ -88,6 +90,13 @@ def tree(tmp_path: Path) -> SourceTree:
         origin="tree",
         includes=(".",),
     )
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let there be a GPU."""
+    h200 = Gpu("nvidia", 0, "NVIDIA H200", "90", None, "580.159", "NVML", "")
+    monkeypatch.setattr(probe, "detect_gpus", lambda _: Detection((h200,), (), None))
 
 
 @pytest.fixture
@@ -202,13 +211,23 @@ def test_a_type_that_nobody_knows(module: Path, child: Child) -> None:
     assert "q4_0, q4_K" in caught.value.hint
 
 
-def test_without_its_source_a_classic_module_is_only_loaded(module: Path, child: Child) -> None:
+def test_without_its_source_a_classic_module_is_only_loaded(
+    module: Path, child: Child, gpu: None
+) -> None:
     child(*CLASSIC)
     verdict = tried(module)
     assert verdict.passed
     assert not verdict.complete
     assert "loads as a classic module" in verdict.shown
     assert "--source" in str(verdict.not_shown[0])
+
+
+def test_a_classic_module_that_cannot_be_driven_wants_a_gpu_all_the_same(
+    module: Path, child: Child
+) -> None:
+    child(*CLASSIC)
+    with pytest.raises(ArchitectureError, match="there is no GPU to run the module on"):
+        tried(module)
 
 
 def test_with_its_source_a_classic_module_is_driven(
@@ -265,7 +284,7 @@ def test_a_stand_in_that_finds_no_gpu(
     ],
 )
 def test_no_stand_in_is_not_the_modules_fault(
-    module: Path, child: Child, tree: SourceTree, changes: dict[str, Any], why: str
+    module: Path, child: Child, tree: SourceTree, gpu: None, changes: dict[str, Any], why: str
 ) -> None:
     child(*CLASSIC)
     environ = {**os.environ, "PATH": str(module.parent)}
@@ -275,7 +294,7 @@ def test_no_stand_in_is_not_the_modules_fault(
 
 
 def test_a_compiler_that_fails_is_not_the_modules_fault(
-    module: Path, child: Child, tree: SourceTree, tmp_path: Path
+    module: Path, child: Child, tree: SourceTree, gpu: None, tmp_path: Path
 ) -> None:
     child(*CLASSIC)
     gcc = tmp_path / "gcc"
