@@ -126,8 +126,8 @@ def _serves(target: str, card: str) -> bool:
     own, *modes = card.split(":")
     if processor != own and own not in _tables()["generic"].get(processor, ()):
         return False
-    opposite = {"+": "-", "-": "+"}
-    return not any(mode[:-1] + opposite[mode[-1]] in modes for mode in wanted)
+    opposite = str.maketrans("+-", "-+")
+    return not any(mode.translate(opposite) in modes for mode in wanted)
 
 
 def _processor(target: str) -> str:

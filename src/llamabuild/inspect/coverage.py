@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from llamabuild.arch import CudaArch, compilers
+from llamabuild.arch import CudaArch, compilers, override_for, runs_natively
 from llamabuild.inspect import drivers
 from llamabuild.inspect.model import Entry, Kernel, Module
 
@@ -102,7 +102,9 @@ def _with(kernels: Iterable[Kernel], trap: str) -> tuple[str, ...]:
 def pick(entries: Iterable[Entry], arch: str) -> tuple[Runs, Entry | None]:
     """What the driver chooses for a card from the code of one container."""
     if arch.startswith("gfx"):
-        found = [entry for entry in entries if entry.kind == "gcn" and _serves(entry.arch, arch)]
+        found = [
+            entry for entry in entries if entry.kind == "gcn" and runs_natively(arch, [entry.arch])
+        ]
         # A target of its own, and one that names the modes, go before a generic one.
         best = max(found, key=lambda entry: ("generic" not in entry.arch, entry.arch), default=None)
         return ("native" if best else "no"), best
@@ -146,25 +148,12 @@ def _fits(entry: Entry, card: int) -> bool:
     return number == card or (number not in tegra and card not in tegra)
 
 
-def _serves(target: str, card: str) -> bool:
-    """Does code for an AMD target run on a card (whose modes may be unknown)?"""
-    processor, *wanted = target.split(":")
-    own, *modes = card.split(":")
-    line: Mapping[str, list[str]] = _facts()["generic"]
-    if processor != own and own not in line.get(processor, ()):
-        return False
-    opposite = {"+": "-", "-": "+"}
-    return not any(mode[:-1] + opposite[mode[-1]] in modes for mode in wanted if mode)
-
-
 def _override(module: Module, card: str) -> str:
     """The version under which an AMD card would be given code of its own kind, ``10.3.0``."""
-    kin: Mapping[str, list[str]] = _facts()["kin"]
-    for entry in module.entries:
-        processor = entry.arch.partition(":")[0]
-        if card.partition(":")[0] in kin.get(processor, ()):
-            return f"{processor[3:-2]}.{processor[-2]}.{processor[-1]}"
-    return ""
+    if not card.startswith("gfx"):
+        return ""
+    found = override_for(card, (entry.arch for entry in module.entries if entry.kind == "gcn"))
+    return found.version if found else ""
 
 
 def _driver(picked: Iterable[Entry], arch: str) -> str | None:
