@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +116,8 @@ def install_module(job: Job, named: Path) -> Installed:
     for text in llamafile.notes:
         job.notify(Note("info", text))
     version = llamafile.version
-    job.notify(Note("info", f"{llamafile.path.name} is llamafile {version}, by {llamafile.told_by}"))
+    name = llamafile.path.name
+    job.notify(Note("info", f"{name} is llamafile {version}, by {llamafile.told_by}"))
     seen = identity(llamafile.path)
     wanted = cards(job)
     if not wanted:
@@ -125,7 +127,7 @@ def install_module(job: Job, named: Path) -> Installed:
         )
     job, path = _module(job, llamafile, version, wanted)
     if path is None:
-        delivery = _delivery(job, llamafile, Path(_planned_name(job)), _planned_backend(job))
+        delivery = _delivery(job, llamafile, Path(), _expected(job, wanted))
         return Installed(delivery, None, wanted, None, None, dry_run=True)
     module = inspect.read_module(path)
     own = job.source is not None and job.source.kind == "llamafile" and bool(job.plans)
@@ -169,7 +171,7 @@ def _module(
     if request.flavor is None and loader_of(version).rule == "first":
         chosen["flavor"] = "self-contained"
     # Refused places are told before anything is compiled.
-    _delivery(job, llamafile, Path("ggml-cuda.so"), "cuda")
+    _delivery(job, llamafile, Path(), _expected(job, wanted))
     job = plan(replace(job, request=replace(request, **chosen)))
     if request.dry_run:
         (made,) = job.plans
@@ -183,12 +185,12 @@ def _with_source(job: Job) -> Job:
     return open_source(job) if job.request.source else job
 
 
-def _planned_name(job: Job) -> str:
-    return job.plans[0].module
-
-
-def _planned_backend(job: Job) -> Backend:
-    return "rocm" if "rocm" in _planned_name(job) or "hip" in _planned_name(job) else "cuda"
+def _expected(job: Job, wanted: Sequence[Card]) -> Backend:
+    """The backend of the module that will be built."""
+    if job.plans:
+        return "rocm" if job.plans[0].backend == "hip" else "cuda"
+    amd = all(card.arch.startswith("gfx") for card in wanted)
+    return "rocm" if amd or job.request.backend == "hip" else "cuda"
 
 
 def _delivery(job: Job, llamafile: Llamafile, module: Path, backend: Backend) -> Delivery:

@@ -16,7 +16,7 @@ from llamabuild import deliver, source
 from llamabuild.cli.main import main
 from llamabuild.errors import ModuleRejectedError, ToolchainError
 from llamabuild.inspect import Entry, Kernel, Module
-from llamabuild.pipeline import building, delivery, fitness, overview
+from llamabuild.pipeline import building, delivery, fitness
 from llamabuild.probe import Detection, Gpu, Problem
 from llamabuild.verify import Verdict
 
@@ -420,7 +420,7 @@ class TestStatus:
         def damaged(_path: Path) -> Module:
             raise ModuleRejectedError("it is damaged")
 
-        monkeypatch.setattr(overview.inspect, "read_module", damaged)
+        monkeypatch.setattr("llamabuild.inspect.read_module", damaged)
         assert "cannot be read: it is damaged" in say("status", path).out
 
     def test_of_an_empty_machine(self, say: Say) -> None:

@@ -135,7 +135,7 @@ def test_what_is_foretold_comes_true(
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder))
         named = {"cuda": inside[0], "rocm": inside[1]}
-        path = world.llamafile(release, **{k: v for k, v in named.items() if v is not None})
+        path = world.llamafile(release, cuda=inside[0], rocm=inside[1])
         app = world.app(release)
         app.mkdir(parents=True)
         if release in CRC and unpacked != "none":

@@ -60,13 +60,15 @@ class World:
         *,
         name: str = "llava.llamafile",
         text: bool = True,
-        **members: bytes,
+        cuda: bytes | None = None,
+        rocm: bytes | None = None,
+        args: bytes | None = None,
     ) -> Path:
-        """A llamafile of a release; ``members`` are named with ``_`` for ``-`` and ``.``."""
+        """A llamafile of a release, with modules and ``.args`` inside."""
         contents = classic(release) if release in CRC else {}
         contents["model.gguf"] = b"GGUF" + bytes(1000)
-        for word, data in members.items():
-            contents[{"cuda": "ggml-cuda.so", "rocm": "ggml-rocm.so", "args": ".args"}[word]] = data
+        extra = {"ggml-cuda.so": cuda, "ggml-rocm.so": rocm, ".args": args}
+        contents.update({name: data for name, data in extra.items() if data is not None})
         path = self.cwd / name
         path.write_bytes(zipped(contents, program(release if text else None)))
         path.chmod(0o755)
