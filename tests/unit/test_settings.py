@@ -80,6 +80,7 @@ VARIABLES = {
     "arch": ("LLAMABUILD_ARCH", "CUDAARCHS", "TORCH_CUDA_ARCH_LIST"),
     "source": ("LLAMABUILD_SOURCE",),
     "toolkit": ("LLAMABUILD_TOOLKIT",),
+    "source_mirror": ("LLAMABUILD_SOURCE_MIRROR",),
     "host_compiler": ("LLAMABUILD_HOST_COMPILER",),
     "jobs": ("MAX_JOBS", "CMAKE_BUILD_PARALLEL_LEVEL"),
     "cache_dir": ("LLAMABUILD_CACHE_DIR",),

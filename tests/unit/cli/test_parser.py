@@ -43,6 +43,7 @@ class TestCommand:
             "inspect": ["file"],
             "cache": ["list"],
             "install": ["a.llamafile"],
+            "embed": ["a.llamafile"],
             "rollback": ["a.llamafile"],
         }.get(name, [])
         parsed = vars(parse([name, *arguments]))
