@@ -28,7 +28,8 @@ def detect(call: Call) -> int:
     for gpu in detection.gpus:
         memory = f", {gpu.memory_bytes / 2**30:.0f} GiB" if gpu.memory_bytes else ""
         memory = ", integrated" if gpu.integrated else memory
-        show(f"{gpu.index}: {gpu.name}, {gpu.arch}{memory}, driver {gpu.driver}\n")
+        driver = f", driver {gpu.driver}" if gpu.driver else ""
+        show(f"{gpu.index}: {gpu.name}, {gpu.arch}{memory}{driver}\n")
     for problem in detection.problems:
         say(call, f"{problem.message}\n" + (f"  try: {problem.hint}\n" if problem.hint else ""))
     return 0
