@@ -16,11 +16,16 @@ import pytest
 import llamabuild
 from llamabuild import inspect, run
 from llamabuild.arch import CudaArch
-from llamabuild.inspect import Module, cubin, fatbin, ptx
+from llamabuild.events import Event, Note
+from llamabuild.inspect import Module, cubin, fatbin, ptx, report
 from llamabuild.inspect.demangle import demangle
+from llamabuild.inspect.hosts import hosts
 from llamabuild.inspect.image import Budget
 from llamabuild.memo import Memo
+from llamabuild.source import open_source
 from llamabuild.toolchain import Toolkit, compiler_environment, find_cuda, find_host_compiler
+
+from .conftest import SOURCES
 
 DATA = Path(__file__).parent / "data" / "inspect"
 ENVIRON = dict(os.environ)
@@ -43,10 +48,10 @@ def toolkits(need: Any) -> tuple[Toolkit, ...]:
     return found
 
 
-def nvcc(toolkit: Toolkit, *words: str | Path) -> None:
+def nvcc(toolkit: Toolkit, *words: str | Path, code: Path = DATA / "traps.cu") -> None:
     compiler = find_host_compiler(toolkit, ENVIRON, memo=Memo(None))
     done = run.capture(
-        [toolkit.nvcc, "-ccbin", compiler.path, "-w", *words, DATA / "traps.cu"],
+        [toolkit.nvcc, "-ccbin", compiler.path, "-w", *words, code],
         env=compiler_environment(toolkit, compiler, ENVIRON),
         timeout=300,
     )
@@ -364,3 +369,95 @@ def test_the_failure_is_seen_before_it_happens(toolkits: tuple[Toolkit, ...], ne
     assert any("mul_mat_vec_q" in name and "q8_0" in name for name in trapped)
     assert not any(name.startswith("dequantize_mul_mat_vec") for name in trapped)
     assert not bad.healthy
+
+
+@pytest.fixture(scope="session")
+def named(tmp_path_factory: pytest.TempPathFactory, need: Any) -> str:
+    """llamafile 0.8.1, where it is one of the sources at hand."""
+    folder = tmp_path_factory.mktemp("sources")
+
+    def version(spec: str) -> str | None:
+        return open_source(
+            spec, scratch=folder, environ=ENVIRON, cwd=Path.cwd(), memo=Memo(None)
+        ).version
+
+    found = [spec for spec in SOURCES if version(spec) == "0.8.1"]
+    need(found, "llamafile 0.8.1 in LLAMABUILD_TEST_SOURCES")
+    return found[0]
+
+
+@pytest.mark.nvcc
+@pytest.mark.slow
+def test_the_list_that_llamafile_0_8_1_shipped_and_the_one_that_cures_it(
+    named: str, toolkits: tuple[Toolkit, ...], need: Any
+) -> None:
+    shipped, cured = "50,60,70,75,80,90", "50,60,61,70,75,80,90"
+    wanted = {CudaArch(int(number)) for number in cured.split(",")}
+    able = [found for found in toolkits if wanted <= {*found.real}]
+    need(able, f"a CUDA toolkit that compiles {cured}")
+    heard: list[Event] = []
+    modules = []
+    for archs in (shipped, cured):
+        (built,) = llamabuild.build(archs, named, notify=heard.append)
+        modules.append(inspect.read_module(built.path))
+        assert modules[-1].labels == tuple(f"{number}-real" for number in archs.split(","))
+    (warning,) = [note.text for note in heard if isinstance(note, Note) and "6.1" in note.text]
+    assert "add 61 to --arch" in warning
+
+    bad, good = (inspect.coverage(module, "61") for module in modules)
+    assert (bad.runs, bad.entries, bad.kernels, bad.healthy) == ("older", ("60",), 343, False)
+    assert len(bad.trapped or ()) == 140
+    assert (good.runs, good.trapped, good.healthy) == ("native", (), True)
+    text = "\n".join(report.explain(modules[0], "61", ["GeForce GTX 1080"]))
+    for words in ("140 of 343 kernels give up", "mul_mat_vec_q", "DP4A", "llamabuild --arch 61"):
+        assert words in text
+    for card in ("52", "60", "70", "75", "86", "89", "90"):
+        before, after = (inspect.coverage(module, card) for module in modules)
+        assert before == after
+        assert before.healthy == (card != "52")
+    changed = inspect.compare(*modules).document
+    assert changed["archs"] == {"added": ["61-real"], "removed": []}
+    assert changed["kernels"] == changed["trapped"] == {}
+    assert ("0.8", "0.8.1") in {(host.first, host.last) for host in hosts(modules[0])}
+
+
+@pytest.mark.nvcc
+@pytest.mark.network
+def test_a_modern_module_for_two_gpus(
+    toolkits: tuple[Toolkit, ...], tmp_path: Path, need: Any
+) -> None:
+    """One of a hundred files of a modern ggml: what it leaves out differs from GPU to GPU.
+
+    Tiles of 64 rows are for AMD's GPUs alone, and before 8.0 matrix cores know only half precision.
+    """
+    able = [found for found in toolkits if {CudaArch(75), CudaArch(90)} <= {*found.real}]
+    need(able, "a CUDA toolkit that compiles 7.5 and 9.0")
+    tree = open_source(
+        "pypi:llama-cpp-python==0.3.36",
+        scratch=tmp_path,
+        environ=ENVIRON,
+        cwd=tmp_path,
+        memo=Memo(None),
+    )
+    (name,) = [name for name in tree.device if name.endswith("mmf-instance-ncols_1.cu")]
+    output = tmp_path / "mmf.so"
+    nvcc(
+        able[0],
+        *("-shared", "-Xcompiler", "-fPIC", "-std=c++17", "--extended-lambda", "-DNDEBUG"),
+        *(f"-I{tree.root / folder}" for folder in tree.includes),
+        *(word for number in (75, 90) for word in ("-gencode", CudaArch(number).gencode())),
+        *("-o", output),
+        code=tree.root / name,
+    )
+    module = inspect.read_module(output)
+    assert module.labels == ("75-real", "90-real")
+    for entry in module.entries:
+        found = verdicts(entry.kernels or ())
+        assert len(found) == 144
+        for kernel, trap in found.items():
+            number_type, rows = re.findall(r"<(\w+), (\d+),", kernel)[0]
+            works = rows == "32" and (entry.arch == "90" or number_type == "__half2")
+            assert trap == ("none" if works else "trapped"), (entry.arch, kernel)
+    assert [inspect.coverage(module, card).runs for card in ("75", "80", "90", "120")] == [
+        *("native", "no", "native", "no"),
+    ]
