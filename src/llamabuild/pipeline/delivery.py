@@ -34,11 +34,19 @@ __all__ = ["Card", "Installed", "cards", "install_module", "open_backups"]
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU that a module is for; ``here`` if it is in this machine."""
+    """A GPU that a module is for.
+
+    :param device: its number among the GPUs of its maker in this machine; none if it is not here.
+    """
 
     name: str
     arch: str
-    here: bool
+    device: int | None
+
+    @property
+    def backend(self) -> Backend:
+        """The kind of module that it runs."""
+        return "rocm" if self.arch.startswith("gfx") else "cuda"
 
 
 @dataclass(frozen=True)
@@ -46,14 +54,14 @@ class Installed:
     """What was done, or would be done.
 
     :param module: what the module was read to be; none where it is not built (``--dry-run``).
-    :param verdict: what a trial on the GPU showed; none where none was made.
+    :param verdicts: what trials on this machine's GPUs showed; none where none was made.
     :param record: of the change; none where nothing had to be changed, or was to be.
     """
 
     delivery: Delivery
     module: Module | None
     cards: tuple[Card, ...]
-    verdict: Verdict | None
+    verdicts: tuple[Verdict, ...]
     record: Record | None
     dry_run: bool
 
@@ -74,7 +82,7 @@ class Installed:
                 "archs": list(module.labels),
             },
             "gpus": [asdict(card) for card in self.cards],
-            "verified": None if self.verdict is None else list(self.verdict.summary),
+            "verified": [list(verdict.summary) for verdict in self.verdicts],
             "unpacked": list(delivery.sources),
             "replaced": delivery.replaces.sha256 or None,
             "remarks": list(delivery.remarks),
@@ -95,11 +103,15 @@ def cards(job: Job) -> tuple[Card, ...]:
 
     :raises ArchitectureError: one of the names is not one GPU.
     """
-    if job.request.for_gpus:
-        here = {gpu.arch for gpu in detect(job.environ).gpus}
-        named = [(name, gpu_architecture(name)) for name in job.request.for_gpus]
-        return tuple(Card(name, arch, arch in here) for name, arch in named)
-    return tuple(Card(gpu.name, gpu.arch, here=True) for gpu in detect(job.environ).gpus)
+    here: list[Card] = []
+    for gpu in detect(job.environ).gpus:
+        device = sum(card.arch.startswith("gfx") == (gpu.vendor == "amd") for card in here)
+        here.append(Card(gpu.name, gpu.arch, device))
+    if not job.request.for_gpus:
+        return tuple(here)
+    devices = {card.arch: card.device for card in reversed(here)}
+    named = [(name, gpu_architecture(name)) for name in job.request.for_gpus]
+    return tuple(Card(name, arch, devices.get(arch)) for name, arch in named)
 
 
 def install_module(job: Job, named: Path) -> Installed:
@@ -127,25 +139,27 @@ def install_module(job: Job, named: Path) -> Installed:
         )
     job, path = _module(job, llamafile, version, wanted)
     if path is None:
-        delivery = _delivery(job, llamafile, Path(), _expected(job, wanted))
-        return Installed(delivery, None, wanted, None, None, dry_run=True)
+        backend = _expected(job, wanted)
+        delivery = _delivery(job, llamafile, Path(), backend)
+        return Installed(delivery, None, _of(job, wanted, backend), (), None, dry_run=True)
     module = inspect.read_module(path)
+    backend = "rocm" if module.backend == "hip" else "cuda"
+    wanted = _of(job, wanted, backend)
     own = job.source is not None and job.source.kind == "llamafile" and bool(job.plans)
     fits(module, version, embed=job.request.embed, made_for_it=own and bool(llamafile.sources))
     for card in wanted:
         refuse_unfit(module, card.name, card.arch)
-    backend: Backend = "rocm" if module.backend == "hip" else "cuda"
     delivery = _delivery(job, llamafile, path, backend)  # refused places are told before the trial
     if job.request.dry_run:
-        return Installed(delivery, module, wanted, None, None, dry_run=True)
-    verdict = _verified(job, module, wanted)
+        return Installed(delivery, module, wanted, (), None, dry_run=True)
+    verdicts = _verified(job, module, wanted)
     if identity(llamafile.path) != seen:
         raise DeliveryError(
             f"{llamafile.path} was changed meanwhile", hint="run the same command again"
         )
     delivery = _delivery(job, llamafile, path, backend)
     record = install.apply(delivery, open_backups(job), job.notify)
-    return Installed(delivery, module, wanted, verdict, record, dry_run=False)
+    return Installed(delivery, module, wanted, verdicts, record, dry_run=False)
 
 
 def _module(
@@ -189,8 +203,26 @@ def _expected(job: Job, wanted: Sequence[Card]) -> Backend:
     """The backend of the module that will be built."""
     if job.plans:
         return "rocm" if job.plans[0].backend == "hip" else "cuda"
-    amd = all(card.arch.startswith("gfx") for card in wanted)
-    return "rocm" if amd or job.request.backend == "hip" else "cuda"
+    if job.request.backend:
+        return "rocm" if job.request.backend == "hip" else "cuda"
+    return "cuda" if any(card.backend == "cuda" for card in wanted) else "rocm"
+
+
+def _of(job: Job, wanted: tuple[Card, ...], backend: Backend) -> tuple[Card, ...]:
+    """The GPUs that a module is for: all that are named, else those of its maker.
+
+    :raises ArchitectureError: there is none.
+    """
+    found = tuple(card for card in wanted if card.backend == backend)
+    if job.request.for_gpus:
+        return wanted
+    if not found:
+        maker = "AMD" if backend == "rocm" else "NVIDIA"
+        raise ArchitectureError(
+            f"this is a module for {maker}'s GPUs, and there is none in this machine",
+            hint="name the one that the llamafile will run on: --for 'gtx 1080'",
+        )
+    return found
 
 
 def _delivery(job: Job, llamafile: Llamafile, module: Path, backend: Backend) -> Delivery:
@@ -210,24 +242,28 @@ def _system(module: Path) -> str:
     return "windows" if module.suffix == ".dll" else deliver.system_name(sys.platform)
 
 
-def _verified(job: Job, module: Module, wanted: tuple[Card, ...]) -> Verdict | None:
-    """Run the module on a GPU that it is for, where that is in this machine."""
+def _verified(job: Job, module: Module, wanted: tuple[Card, ...]) -> tuple[Verdict, ...]:
+    """Run the module on each GPU that it is for and that is in this machine."""
     if not job.request.verify:
-        return None
-    if not any(card.here for card in wanted):
-        job.notify(
-            Note(
-                "warning",
-                f"{' and '.join(card.name for card in wanted)} not being in this machine, the "
-                "module was inspected and not run",
-            )
-        )
-        return None
+        return ()
+    devices = [card.device for card in wanted if card.device is not None]
+    if not devices:
+        names = " and ".join(card.name for card in wanted)
+        text = f"{names}: not in this machine, so the module was inspected and not run"
+        job.notify(Note("warning", text))
+    return tuple(_verified_on(job, module, device) for device in dict.fromkeys(devices))
+
+
+def _verified_on(job: Job, module: Module, device: int) -> Verdict:
     from llamabuild import verify
 
     try:
         verdict = verify.verify(
-            module.path, source=job.source, environ=job.environ, notify=job.notify
+            module.path,
+            device=device,
+            source=job.source,
+            environ=job.environ,
+            notify=job.notify,
         )
     except ToolchainError as error:
         error.hint = f"{error.hint}, or --no-verify"

@@ -31,7 +31,8 @@ MODERN_EXPORTS = (
 
 
 def gpu(arch: str) -> Gpu:
-    return Gpu("nvidia", 0, f"GPU {arch}", arch, 1 << 33, "580.1", "NVML", "GPU-0")
+    vendor: Any = "amd" if arch.startswith("gfx") else "nvidia"
+    return Gpu(vendor, 0, f"GPU {arch}", arch, 1 << 33, "580.1", "NVML", "GPU-0")
 
 
 class Machine:
@@ -47,6 +48,7 @@ class Machine:
         self.format = "elf"
         self.built: list[Any] = []
         self.tried: list[Path] = []
+        self.devices: list[int] = []
         self.failure: ModuleRejectedError | ToolchainError | None = None
         self.while_building: Callable[[], None] = lambda: None
 
@@ -93,8 +95,9 @@ class Machine:
         }
         return (*source.loader_symbols(self.release), *marks.get(self.release, ()))
 
-    def verify(self, path: Path, **_options: Any) -> Verdict:
+    def verify(self, path: Path, *, device: int, **_options: Any) -> Verdict:
         self.tried.append(path)
+        self.devices.append(device)
         if isinstance(self.failure, ToolchainError):
             raise self.failure
         return Verdict(path, "classic", None, ("it multiplies",), (), (), self.failure, "", 1.0)
@@ -224,6 +227,17 @@ class TestInstall:
         assert "nothing runs" in said.err
         assert machine.tried == []
 
+    def test_another_makers_gpu_in_the_machine_does_not_matter(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        machine.gpus = (gpu("gfx1036"), gpu("61"), gpu("61"))
+        assert say("install", world.llamafile("0.8.1")).code == 0
+        assert machine.devices == [0, 1]
+        machine.gpus = (gpu("gfx1036"),)
+        said = say("install", world.llamafile("0.8.1"), "--module", world.module)
+        assert said.code == 3
+        assert "NVIDIA's GPUs, and there is none" in said.err
+
     def test_a_name_that_is_no_gpu(self, world: World, say: Say) -> None:
         assert say("install", world.llamafile("0.8.1"), "--for", "banana").code == 3
 
@@ -310,8 +324,8 @@ class TestInstall:
         }
         assert found["changed"] is True
         assert found["replaced"] is None
-        assert found["verified"] == ["it multiplies"]
-        assert found["gpus"] == [{"name": "GPU 61", "arch": "61", "here": True}]
+        assert found["verified"] == [["it multiplies"]]
+        assert found["gpus"] == [{"name": "GPU 61", "arch": "61", "device": 0}]
         again = say("install", path, "--json").document
         assert (again["changed"], again["unpacked"]) == (False, [])
 
