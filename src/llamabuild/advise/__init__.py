@@ -13,6 +13,7 @@ from llamabuild.advise.advice import (
     ModelAdvice,
     TypeAdvice,
     advise,
+    measured_flag,
 )
 from llamabuild.advise.gguf import Model, read_model
 
@@ -25,5 +26,6 @@ __all__ = [
     "ModelAdvice",
     "TypeAdvice",
     "advise",
+    "measured_flag",
     "read_model",
 ]

@@ -18,9 +18,19 @@ from llamabuild.advise.memory import (
 )
 from llamabuild.advise.paths import Grade, abilities, path
 
-__all__ = ["Advice", "Card", "FlagAdvice", "MixtureAdvice", "ModelAdvice", "TypeAdvice", "advise"]
+__all__ = [
+    "Advice",
+    "Card",
+    "FlagAdvice",
+    "MixtureAdvice",
+    "ModelAdvice",
+    "TypeAdvice",
+    "advise",
+    "measured_flag",
+]
 
 _WORST_LAST: tuple[Grade, ...] = ("good", "slow", "avoid")
+_USUAL = "Q4_K_M"
 
 
 @dataclass(frozen=True)
@@ -109,13 +119,18 @@ class ModelAdvice:
 
 @dataclass(frozen=True)
 class Advice:
-    """Everything for one GPU."""
+    """Everything for one GPU.
+
+    :param recommended: a mixture; "" where none fits whole. ``why`` is the reason.
+    :param measured_on: where ``TypeAdvice.measured`` was; "" where it was nowhere.
+    """
 
     card: Card
     context: int
     types: tuple[TypeAdvice, ...]
     mixtures: tuple[MixtureAdvice, ...]
     recommended: str
+    why: str
     flags: tuple[FlagAdvice, ...]
     model: ModelAdvice | None
     measured_on: str
@@ -136,12 +151,14 @@ def advise(card: Card, model: Model | None = None, context: int | None = None) -
         default = int(facts()["memory"]["context"])
         context = min(default, of.trained_context or default) if of else default
     graded = tuple(_mixture(one, card, of, context) for one in mixtures())
+    recommended, why = _recommended(graded, context)
     return Advice(
         card=card,
         context=context,
         types=_types(card),
         mixtures=graded,
-        recommended=_recommended(graded),
+        recommended=recommended,
+        why=why,
         flags=tuple(_flags(card, model, of, context)),
         model=_model(model, of, card, context) if model and of else None,
         measured_on=facts()["measured"].get(card.arch, {}).get("where", ""),
@@ -194,18 +211,20 @@ def _room(card: Card, memory: int) -> int:
     return _usable(memory) - (card.count - 1) * int(facts()["memory"]["fixed"])
 
 
-def _recommended(graded: Sequence[MixtureAdvice]) -> str:
-    """The largest that fits and is computed well; nothing beyond 8 bits, which only costs time."""
+def _recommended(graded: Sequence[MixtureAdvice], context: int) -> tuple[str, str]:
+    """Choose the largest that fits and is computed well: nothing beyond 8 bits, which costs time.
+
+    Where nothing is known of the model or the memory it is the usual compromise.
+    """
     fitting = [one for one in graded if one.fits is not False and one.bits < 9]
     for grade in ("good", "slow"):
         suitable = [one for one in fitting if one.grade == grade]
-        if suitable:
-            if any(one.fits for one in suitable):
-                return max(suitable, key=lambda one: one.bits).name
-            names = {one.name for one in suitable}
-            # Where nothing is known of memory: the usual compromise of size and quality.
-            return next((name for name in ("Q4_K_M", "Q4_0") if name in names), suitable[-1].name)
-    return ""
+        if any(one.fits for one in suitable):
+            best = max(suitable, key=lambda one: one.bits).name
+            return best, f"the largest that fits with {context} tokens, of those computed well"
+        if any(one.name == _USUAL for one in suitable):
+            return _USUAL, "the usual compromise of size and quality; whether it fits is not known"
+    return "", "none fits whole: take a smaller model or a shorter context, or leave layers out"
 
 
 def _flags(card: Card, model: Model | None, of: Shape | None, context: int) -> Iterable[FlagAdvice]:
@@ -224,7 +243,8 @@ def _flags(card: Card, model: Model | None, of: Shape | None, context: int) -> I
         yield FlagAdvice(
             "-fa -ctk q8_0 -ctv q8_0",
             "yes" if _total(small, card) <= room < _total(whole, card) else "try",
-            f"flash attention and a cache of 8 bits save {saved / 1e9:.1f} GB at {context} tokens",
+            f"flash attention and a cache of 8 bits save {saved / 2**30:.1f} GiB with {context} "
+            "tokens",
             program=True,
         )
 
@@ -235,6 +255,22 @@ def _applies(entry: Mapping[str, Any], vendor: str, able: frozenset[str]) -> boo
         and able.issuperset(entry.get("has", ()))
         and able.isdisjoint(entry.get("lacks", ()))
     )
+
+
+def measured_flag(plain: Mapping[str, float], forced: Mapping[str, float]) -> FlagAdvice:
+    """Judge ``--force-mmq`` by what was timed here.
+
+    :param plain: microseconds by product, compiled without the flag; ``forced``: with it.
+    """
+    ratios = sorted(plain[product] / forced[product] for product in plain.keys() & forced.keys())
+    if not ratios:
+        return FlagAdvice("--force-mmq", "try", "nothing could be timed here")
+    middle = ratios[len(ratios) // 2]
+    same = int(facts()["measure"]["same"]) / 100
+    words = f"timed here, with our own kernels: {middle:.2f} times the speed for long prompts"
+    if abs(middle - 1) < same:
+        return FlagAdvice("--force-mmq", "no", f"{words}, which is no difference")
+    return FlagAdvice("--force-mmq", "yes" if middle > 1 else "no", words)
 
 
 def _no_iq(model: Model) -> FlagAdvice:

@@ -4,18 +4,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from llamabuild import advise, probe
+from llamabuild import advise, probe, verify
 from llamabuild.advise import Advice, Card
+from llamabuild.advise.facts import facts
 from llamabuild.errors import ArchitectureError
-from llamabuild.pipeline.building import gpu_architecture
-from llamabuild.pipeline.stages import detect
+from llamabuild.pipeline.building import build, gpu_architecture
+from llamabuild.pipeline.stages import Job, detect, plan
 from llamabuild.probe import Detection, Gpu
+from llamabuild.verify import Timings
 
-__all__ = ["advice", "cards_here", "named_card"]
+__all__ = ["Advised", "Measured", "advice", "cards_here", "measured", "named_card"]
 
 _MEMORY = re.compile(r"\s*\b(\d+(?:\.\d+)?)\s*(?:GiB|GB|G)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Our own kernels, timed on a GPU of this machine, compiled with ``flag`` ("": without)."""
+
+    flag: str
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Advised:
+    """Advice by rule, and what was timed here."""
+
+    advice: Advice
+    measured: tuple[Measured, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """An element of ``advice`` in ``advise --json``."""
+        timed = [{"flag": one.flag, **one.timings.to_json()} for one in self.measured]
+        return {**self.advice.to_json(), "timed_here": timed}
 
 
 def advice(
@@ -23,7 +48,7 @@ def advice(
     model: Path | None,
     context: int | None,
     environ: Mapping[str, str],
-) -> tuple[Advice, ...]:
+) -> tuple[Advised, ...]:
     """Advise on each GPU that is named, else on each kind of GPU that is here.
 
     :param model: a GGUF file, or a llamafile.
@@ -33,7 +58,56 @@ def advice(
     """
     cards = [named_card(name) for name in names] or cards_here(detect(environ))
     head = advise.read_model(model) if model is not None else None
-    return tuple(advise.advise(card, head, context) for card in cards)
+    return tuple(Advised(advise.advise(card, head, context)) for card in cards)
+
+
+def measured(job: Job, advised: Advised) -> Advised:
+    """Build our own kernels for a GPU that is here, with a flag and without, and time them.
+
+    :raises ArchitectureError: there is no such GPU of NVIDIA's.
+    """
+    gpus = probe.detect_nvidia(job.environ).gpus
+    arch = advised.advice.card.arch
+    device = next((place for place, gpu in enumerate(gpus) if gpu.arch == arch), None)
+    if device is None:
+        raise ArchitectureError(
+            f"there is no NVIDIA GPU of {arch} here, and others are not timed",
+            hint="leave --measure out",
+        )
+    kinds = _types_to_time(advised.advice)
+    timed = tuple(
+        Measured(flag, _time(job, arch, device, kinds, force_mmq=bool(flag)))
+        for flag in ("", "--force-mmq")
+    )
+    plain, forced = (_long_prompts(one.timings) for one in timed)
+    judged = advise.measured_flag(plain, forced)
+    flags = tuple(judged if flag.flag == judged.flag else flag for flag in advised.advice.flags)
+    return Advised(replace(advised.advice, flags=flags), timed)
+
+
+def _types_to_time(advice: Advice) -> list[str]:
+    """Those of the model, else some that people use; floats have no flag to try."""
+    integers = {one.type for one in advice.types if one.decode in {"dp4a", "scalar"}}
+    named = [name for name in (advice.model.types if advice.model else ()) if name in integers]
+    return named or list(facts()["measure"]["types"])
+
+
+def _time(job: Job, arch: str, device: int, kinds: Sequence[str], *, force_mmq: bool) -> Timings:
+    request = replace(job.request, source="bundled", arch=arch, force_mmq=force_mmq)
+    (built,) = build(plan(replace(job, request=request)))
+    return verify.bench(
+        built.path,
+        device=device,
+        types=kinds,
+        columns=facts()["measure"]["columns"],
+        environ=job.environ,
+        notify=job.notify,
+    )
+
+
+def _long_prompts(timings: Timings) -> dict[str, float]:
+    longest = max((row.n for row in timings.rows), default=0)
+    return {row.type: row.microseconds for row in timings.rows if row.n == longest}
 
 
 def named_card(name: str) -> Card:

@@ -387,6 +387,12 @@ class Request:
         "the length of the context, in tokens; by default 8192, or what the model was made for",
         metavar="TOKENS",
     )
+    measure: bool = _advice(
+        "flag",
+        False,
+        "build our own kernels for the GPU that is here, with and without --force-mmq, and time "
+        "them",
+    )
     strict: bool = _doctor("flag", False, "exit with 7 when the report shows trouble")
     cache_dir: str | None = _common(
         "text",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamabuild.advise import Advice, Card, FlagAdvice, Model, advise, read_model
+from llamabuild.advise import Advice, Card, FlagAdvice, Model, advise, measured_flag, read_model
 from llamabuild.errors import SourceError
 
 from .conftest import Forge, llama
@@ -43,6 +43,7 @@ def test_a_card_that_is_too_small(tmp_path: Path) -> None:
     card = Card("GT 1030", "61", 2 * GIB)
     advice = advise(card, read_model(llama(tmp_path)), 8192)
     assert advice.recommended == ""
+    assert "none fits whole" in advice.why
     assert advice.model is not None
     assert advice.model.fits is False
     assert advice.model.layers is not None
@@ -154,6 +155,21 @@ class TestMeasured:
         advice = advise(PASCAL)
         assert advice.measured_on == ""
         assert all(one.measured == () for one in advice.types)
+
+
+class TestTimedHere:
+    @pytest.mark.parametrize(
+        ("forced", "use"), [(50.0, "yes"), (200.0, "no"), (102.0, "no"), (98.0, "no")]
+    )
+    def test_the_flag_is_judged_by_it(self, forced: float, use: str) -> None:
+        plain = {"q4_0": 100.0, "q8_0": 100.0, "q4_K": 10.0}
+        found = measured_flag(plain, {"q4_0": forced, "q8_0": forced, "q4_K": 10.0})
+        assert (found.flag, found.use) == ("--force-mmq", use)
+        assert f"{100 / forced:.2f} times the speed" in found.why
+        assert "our own kernels" in found.why
+
+    def test_nothing_was_timed(self) -> None:
+        assert measured_flag({"q4_0": 1.0}, {}).use == "try"
 
 
 def test_a_projector_is_no_model(forge: Forge) -> None:

@@ -5,39 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from llamabuild import pipeline
 from llamabuild.advise import Advice, ModelAdvice, TypeAdvice
 from llamabuild.advise.facts import facts
 from llamabuild.arch import CudaArch
 from llamabuild.cli.commands.call import Call, document, show, table
-from llamabuild.cli.render import size
+from llamabuild.errors import UsageError
 from llamabuild.pipeline import advising
+from llamabuild.pipeline.advising import Advised, Measured
 
 __all__ = ["advise"]
 
 
 def advise(call: Call) -> int:
-    model = call.arguments["model"]
-    given = advising.advice(
-        call.request.gpus,
-        None if model is None else Path(model),
-        call.request.context,
-        call.environ,
-    )
-    if call.request.json:
+    request, model = call.request, call.arguments["model"]
+    if request.measure and request.gpus:
+        raise UsageError(
+            "--measure times the GPU that is here, and --gpu names another",
+            hint="leave one of the two out",
+        )
+    path = None if model is None else Path(model)
+    given = advising.advice(request.gpus, path, request.context, call.environ)
+    if request.measure:
+        job = pipeline.start(request, call.environ, Path.cwd(), call.renderer)
+        given = tuple(advising.measured(job, one) for one in given)
+        call.renderer.close()
+    if request.json:
         show(document({"advice": [one.to_json() for one in given]}))
     else:
         show("\n".join("".join(f"{line}\n" for line in _page(one)) for one in given))
     return 0
 
 
-def _page(advice: Advice) -> Iterator[str]:
+def _page(advised: Advised) -> Iterator[str]:
+    advice = advised.advice
     yield f"GPU: {_card(advice)}"
     if advice.model is not None:
         yield from _model(advice.model, advice.context)
     yield ""
     yield from table(_mixtures(advice)).splitlines()
-    if advice.recommended:
-        yield f"recommended: {advice.recommended}"
+    yield ": ".join(word for word in ("recommended", advice.recommended, advice.why) if word)
     yield ""
     yield "how it multiplies each type, by the rules of upstream's code:"
     yield from _types(advice.types)
@@ -47,11 +54,25 @@ def _page(advice: Advice) -> Iterator[str]:
         yield f"{head} and 1, 8, 512 columns:"
         yield from table(_measured(advice.types)).splitlines()
     else:
-        yield "not measured on such a GPU: llamabuild bench times our own kernels on the one here"
+        yield "by rule, not measured on such a GPU"
+    if advised.measured:
+        yield ""
+        yield from _timed_here(advised.measured)
     yield ""
     for flag in advice.flags:
-        whose = " (a flag of llamafile)" if flag.program else ""
+        whose = " (for llamafile itself)" if flag.program else ""
         yield f"{flag.use:4} {flag.flag}{whose}: {flag.why}"
+
+
+def _timed_here(measured: Sequence[Measured]) -> Iterator[str]:
+    for one in measured:
+        yield f"timed here, our own kernels{f' with {one.flag}' if one.flag else ''}:"
+        yield from (f"  {line}" for line in table(one.timings.table).splitlines())
+
+
+def _gib(octets: int) -> str:
+    """Memory as GPUs have it, in powers of two."""
+    return f"{octets / 2**30:.1f} GiB"
 
 
 def _card(advice: Advice) -> str:
@@ -61,7 +82,7 @@ def _card(advice: Advice) -> str:
     if card.memory_bytes is None:
         memory = "memory unknown: name it, as in --gpu 'rtx 3080 10GB'"
     else:
-        memory = size(card.memory_bytes) + (", shared with the host" if card.shared else "")
+        memory = _gib(card.memory_bytes) + (", shared with the host" if card.shared else "")
     return f"{number}{card.name} ({arch}), {memory}"
 
 
@@ -76,8 +97,8 @@ def _model(model: ModelAdvice, context: int) -> Iterator[str]:
     need = model.need
     verdict = {True: ": fits", False: ": does not fit", None: ""}[model.fits]
     yield (
-        f"  {context} tokens: weights {size(need.weights)}, cache {size(need.cache)}, buffers "
-        f"{size(need.buffers)}, process {size(need.fixed)}: {size(need.total)} in all{verdict}"
+        f"  {context} tokens: weights {_gib(need.weights)}, cache {_gib(need.cache)}, buffers "
+        f"{_gib(need.buffers)}, process {_gib(need.fixed)}: {_gib(need.total)} in all{verdict}"
     )
     if model.fits is False and model.layers is not None:
         yield f"  {model.layers} of {model.all_layers} layers fit: -ngl {model.layers}"
@@ -96,7 +117,7 @@ def _mixtures(advice: Advice) -> list[list[str]]:
         row = [one.name, f"{one.bits:.2f}", one.grade]
         if with_model:
             fits = {True: "yes", False: "no", None: "?"}[one.fits]
-            row += [size(one.needs_bytes or 0), fits, str(one.longest_context or "-")]
+            row += [_gib(one.needs_bytes or 0), fits, str(one.longest_context or "-")]
         elif one.largest_model is not None:
             row.append(f"{one.largest_model / 1e9:.1f} billion weights")
         else:
