@@ -186,10 +186,13 @@ def linkage(file: Elf) -> Linkage:
     tags = list(_dynamic(file))
     needed = tuple(text for tag, text in tags if tag == _DT_NEEDED)
     machine = _MACHINES.get(file.machine, str(file.machine))
-    says = {
-        symbol.name: returned_text(file.loaded, symbol.value, machine)
+    addresses = {
+        symbol.name: symbol.value
         for symbol in symbols
         if symbol.section and symbol.name in ("ggml_version", "ggml_commit")
+    }
+    says = {
+        name: returned_text(file.loaded, address, machine) for name, address in addresses.items()
     }
     return Linkage(
         format="elf",

@@ -24,13 +24,14 @@ def loaders(exported: Collection[str]) -> tuple[tuple[str, str], ...]:
 
     :param exported: the functions of a module that borrows none of ggml's from its host.
     """
-    if "ggml_cuda_link" not in exported:
-        return (("0.10", ""),) if set(SELF_CONTAINED) <= set(exported) else ()
-    layouts = {_layout(release) for release in releases() if _may_be_of(exported, release)}
+    functions = frozenset(exported)
+    if "ggml_cuda_link" not in functions:
+        return (("0.10", ""),) if functions.issuperset(SELF_CONTAINED) else ()
+    layouts = {_layout(release) for release in releases() if _may_be_of(functions, release)}
     fitting = (
         release
         for release in releases()
-        if _layout(release) in layouts and set(loader_symbols(release)) <= set(exported)
+        if _layout(release) in layouts and functions.issuperset(loader_symbols(release))
     )
     groups = (list(group) for _, group in groupby(fitting, key=_layout))
     return tuple((group[0], group[-1]) for group in groups)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -148,6 +149,15 @@ def test_the_message_is_found_by_its_distance_from_the_program_counter(forge):
         code = forge.code_object(functions, text=text)
         found = {kernel.name: kernel.trap for kernel in amd.kernels(memoryview(code), "gfx906")}
         assert found == {"gives_up": verdict, "checks": "suspect"}
+
+
+@pytest.mark.parametrize("version", [0, 1, 2, 3])
+def test_a_truncated_bundle_never_crashes(forge, part, code, version):
+    unit = forge.bundle(("hipv4-amdgcn-amd-amdhsa--gfx906", code))
+    whole = compressed(version, unit) if version else unit
+    for size in range(0, len(whole), 7):
+        with suppress(LlamabuildError):
+            read(forge, part, whole[:size])
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from llamabuild.inspect import elf
+
 LEA, RET, ENDBR = b"\x48\x8d\x05", b"\xc3", b"\xf3\x0f\x1e\xfa"
 FRAME, LEAVE = b"\x55\x48\x89\xe5", b"\x5d"
 
@@ -73,6 +75,18 @@ def test_what_is_not_plainly_a_version_is_not_guessed(forge, code):
         forge.dll(exported=("ggml_version",), code=code),
     ):
         assert forge.read(content).ggml_version == ""
+
+
+def test_a_name_is_looked_at_once_however_often_it_is_exported(forge, monkeypatch):
+    looked_at: list[int] = []
+
+    def look(_read: object, address: int, _machine: str) -> str:
+        looked_at.append(address)
+        return ""
+
+    monkeypatch.setattr(elf, "returned_text", look)
+    forge.read(forge.library(exported=("ggml_version",) * 1000))
+    assert looked_at == [0]
 
 
 def test_without_the_function_nothing_is_known(forge):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -82,6 +83,39 @@ def test_a_table_of_names_that_a_thousand_libraries_share_is_refused(forge):
     content = forge.dll(imported=(("a.dll", ("",) * 10_000),), repeat_imports=1000)
     with pytest.raises(ModuleRejectedError, match="beyond any use"):
         forge.read(content)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [(20, 1 << 30, "of 1073741824 functions"), (24, 1 << 30, "1073741824 exported names")],
+    ids=["functions", "names"],
+)
+def test_a_table_of_exports_beyond_any_use_is_refused(forge, field, value, problem):
+    content = bytearray(forge.dll(exported=("f", "g")))
+    struct.pack_into("<I", content, exports_in(content) + field, value)
+    with pytest.raises(ModuleRejectedError, match=problem):
+        forge.read(bytes(content))
+
+
+def test_a_name_of_a_function_that_is_not_there_is_refused(forge):
+    content = bytearray(forge.dll(exported=("f", "g")))
+    struct.pack_into("<I", content, exports_in(content) + 20, 1)
+    with pytest.raises(ModuleRejectedError, match="function 1, not there"):
+        forge.read(bytes(content))
+
+
+def exports_in(content: bytearray) -> int:
+    """Where the table of exports is: its address in the header, counted from the first section."""
+    (address,) = struct.unpack_from("<I", content, 64 + 24 + 112)
+    (offset,) = struct.unpack_from("<I", content, 64 + 24 + 112 + 16 * 8 + 20)
+    return int(offset + address - 0x1000)
+
+
+def test_a_truncated_dll_never_crashes(forge, fatbin):
+    whole = forge.dll(fatbin, exported=("ggml_version",), imported=(("a.dll", ("f",)),))
+    for size in range(0, len(whole), 7):
+        with suppress(LlamabuildError):
+            forge.read(whole[:size], "damaged.dll")
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
