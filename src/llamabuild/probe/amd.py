@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llamabuild.arch import gfx_version
 from llamabuild.probe.amd_tools import amdgpu_arch, on_wsl, rocminfo
-from llamabuild.probe.amd_topology import Topology, may_open, read_topology
+from llamabuild.probe.amd_topology import Topology, is_there, may_open, read_topology
 from llamabuild.probe.interfaces import Machine
 from llamabuild.probe.model import Detection, Gpu, Problem
 from llamabuild.probe.pci import has_card
@@ -50,7 +50,7 @@ def detect_amd(
     if not _all_known(gpus) and _tools_may_know(machine, topology):
         gpus = _from_tools(machine) or gpus
     if not gpus:
-        return Detection((), (_why_none(machine, topology),), None, absent=_is_absent(machine))
+        return Detection((), (_why_none(machine, topology),), None, absent=_is_absent(root))
     visible, problems = _visible(gpus, environ)
     for gpu in visible:
         if not gpu.arch:
@@ -193,7 +193,7 @@ def _why_no_driver(root: Path, topology: Topology | None) -> Problem:
             "see what dmesg says about amdgpu and kfd: the GPU may be too old, or lack PCIe "
             f"atomics in this slot; {_OR_NAME}",
         )
-    if (root / "sys/module/amdgpu").is_dir():
+    if is_there(root / "sys/module/amdgpu"):
         return Problem(
             "the amdgpu driver runs without its compute part: there is no /sys/class/kfd",
             f"use a kernel with CONFIG_HSA_AMD, as distributions have it; {_OR_NAME}",
@@ -223,10 +223,6 @@ def _why_shut(topology: Topology) -> Problem:
     )
 
 
-def _is_absent(machine: Machine) -> bool:
-    """Tell whether there is no sign of AMD's hardware: nothing that a user could mend."""
-    return (
-        machine.platform == "linux"
-        and not (machine.root / "sys/class/kfd").exists()
-        and not has_card(machine.root, _AMD)
-    )
+def _is_absent(root: Path) -> bool:
+    """Tell whether there is no sign of AMD's hardware; in Windows, WSL and macOS there never is."""
+    return not is_there(root / "sys/class/kfd") and not has_card(root, _AMD)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llamabuild import run
-from llamabuild.probe.amd_topology import facts
+from llamabuild.probe.amd_topology import facts, is_there
 from llamabuild.probe.interfaces import Machine
 from llamabuild.probe.model import Gpu
 
@@ -23,7 +23,7 @@ PATIENCE = 30.0
 
 _AGENT = re.compile(r"^\*+\nAgent [0-9]+ *\n\*+\n", re.MULTILINE)
 _FIELD = re.compile(r"^ {2}([A-Z][A-Za-z ]*): +(\S.*?) *$", re.MULTILINE)
-_TARGET = re.compile(r"gfx[0-9a-f]+")
+_TARGET = re.compile(r"gfx[0-9]{2,3}[0-9a-f]")
 _POOL = re.compile(r"Segment: +GLOBAL.*\n *Size: +([0-9]+)\([^)]*\) *KB")
 
 
@@ -43,7 +43,7 @@ def amdgpu_arch(machine: Machine) -> tuple[Gpu, ...]:
 
 def on_wsl(root: Path) -> bool:
     """Tell whether this is Linux inside Windows, where GPUs are reached through /dev/dxg."""
-    return (root / "dev/dxg").exists()
+    return is_there(root / "dev/dxg")
 
 
 def _agents(report: str) -> Iterator[Gpu]:
@@ -124,4 +124,4 @@ def _find(machine: Machine, program: str) -> Path | None:
     named = [machine.environ.get(name, "") for name in ("ROCM_PATH", "HIP_PATH")]
     roots = [Path(name) for name in named if name] + sorted((machine.root / "opt").glob("rocm*"))
     folders += [root / folder for root in roots for folder in facts()["folders"]]
-    return next((place for folder in folders if (place := folder / program).is_file()), None)
+    return next((place for folder in folders if is_there(place := folder / program)), None)

@@ -16,7 +16,7 @@ from typing import Any
 from llamabuild.arch import gfx_target
 from llamabuild.probe.model import Gpu
 
-__all__ = ["Topology", "facts", "may_open", "read_topology"]
+__all__ = ["Topology", "facts", "is_there", "may_open", "read_topology"]
 
 #: Kinds of memory that are the GPU's own: seen by the host, or not (HSA_HEAPTYPE_FRAME_BUFFER_…).
 _OWN_MEMORY = (1, 2)
@@ -54,6 +54,14 @@ def may_open(path: Path) -> bool:
     return os.access(path, os.R_OK | os.W_OK)
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether there is such a file; one that may not be looked at is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def read_topology(root: Path, *, may_open: Callable[[Path], bool] = may_open) -> Topology | None:
     """Read the kernel's list of nodes; None where no compute driver runs.
 
@@ -62,7 +70,7 @@ def read_topology(root: Path, *, may_open: Callable[[Path], bool] = may_open) ->
     processors included, from 0; that number is ``Gpu.node``.
     """
     folder = root / "sys/class/kfd/kfd/topology/nodes"
-    if not folder.is_dir():
+    if not is_there(folder):
         return None
     gpus: list[Gpu] = []
     shut: list[Gpu] = []
@@ -78,7 +86,7 @@ def read_topology(root: Path, *, may_open: Callable[[Path], bool] = may_open) ->
         if properties.get("simd_count"):
             gpu = _gpu(root, place, properties, index=len(gpus), node=node)
             devices = ("/dev/kfd", f"/dev/dri/renderD{properties.get('drm_render_minor')}")
-            absent = {path for path in devices if not (root / path[1:]).exists()}
+            absent = {path for path in devices if not is_there(root / path[1:])}
             closed = {path for path in devices if not may_open(root / path[1:])} - absent
             if absent or closed:
                 shut.append(gpu)
@@ -94,10 +102,8 @@ def read_topology(root: Path, *, may_open: Callable[[Path], bool] = may_open) ->
 
 def _in_order(folder: Path) -> list[Path]:
     """The nodes' folders, which are named by numbers."""
-    return sorted(
-        (place for place in folder.iterdir() if place.name.isdecimal()),
-        key=lambda place: int(place.name),
-    )
+    places = [place for place in folder.glob("*") if place.name.isdecimal()]
+    return sorted(places, key=lambda place: int(place.name))
 
 
 def _gpu(root: Path, place: Path, properties: Mapping[str, int], *, index: int, node: int) -> Gpu:

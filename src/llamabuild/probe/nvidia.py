@@ -206,5 +206,5 @@ def _why_none(machine: Machine, *, idle: bool, asked: bool) -> Problem:
 
 
 def _signs(root: Path) -> bool:
-    """Tell whether there is any sign of NVIDIA's hardware; under WSL there never is."""
-    return bool(kernel_driver(root)) or has_card(root, _NVIDIA) or (root / "usr/lib/wsl").is_dir()
+    """Tell whether there is any sign of NVIDIA's hardware; in Windows and WSL there never is."""
+    return bool(kernel_driver(root)) or has_card(root, _NVIDIA)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.probe.kfd_tree import GIB, KfdTree, plug
 
-from llamabuild import probe
+from llamabuild import arch, probe
 from llamabuild.probe import Detection, Problem
 from llamabuild.probe.amd_tools import rocminfo
 from llamabuild.probe.amd_topology import read_topology
@@ -241,6 +241,22 @@ def test_an_override_for_one_node_concerns_that_gpu(tree: KfdTree) -> None:
     assert "gfx1032" in problem.message
 
 
+@pytest.mark.parametrize("place", ["dev/kfd", "sys/class/kfd/kfd/topology/nodes"])
+def test_what_may_not_be_looked_at_is_not_there(
+    tree: KfdTree, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.processor().gpu(100300)
+    exists = Path.exists
+
+    def guarded(path: Path) -> bool:
+        if path == tree.root / place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", guarded)
+    assert detect(tree.root).gpus == ()
+
+
 def test_an_override_to_its_own_target_changes_nothing(tree: KfdTree) -> None:
     tree.processor().gpu(90012)
     assert detect(tree.root, {"HSA_OVERRIDE_GFX_VERSION": "9.0.12"}).problems == ()
@@ -326,6 +342,7 @@ def test_wsl_without_rocm(tmp_path: Path) -> None:
     (tmp_path / "dev/dxg").touch()
     found = detect(tmp_path)
     assert "WSL" in only_problem(found).message
+    assert found.absent  # or it would be told beside an NVIDIA GPU
     assert "HSA_ENABLE_DXG_DETECTION=1 rocminfo" in found.problems[0].hint
 
 
@@ -490,4 +507,4 @@ def test_any_report_is_survived(text: str) -> None:
     machine = Machine({}, Path("/nonexistent"), "linux")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llamabuild.probe.amd_tools._output", lambda *_: report)
-        assert all(gpu.arch.startswith("gfx") for gpu in rocminfo(machine))
+        assert all(arch.gfx_version(gpu.arch) for gpu in rocminfo(machine))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.unit.probe.kfd_tree import plug
 
 from llamabuild.probe import Detection, Gpu, detect_nvidia
 from llamabuild.probe.interfaces import Absent, Answer, Broken, Machine, NotRunning
@@ -275,3 +276,23 @@ def test_under_wsl_the_cure_is_in_windows(interface: Interface, tmp_path: Path) 
     (tmp_path / "usr/lib/wsl/lib").mkdir(parents=True)
     _, hint = only_problem(detect(interface, root=tmp_path))
     assert "in Windows" in hint
+
+
+# --- whether there is anything to mend ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interface", [ABSENT, IDLE, says()])
+def test_libraries_without_hardware_are_no_sign_of_a_gpu(
+    interface: Interface, tmp_path: Path
+) -> None:
+    assert detect(interface, root=tmp_path).absent
+
+
+@pytest.mark.parametrize("interface", [ABSENT, IDLE, says()])
+def test_a_card_is(interface: Interface, tmp_path: Path) -> None:
+    plug(tmp_path, vendor="0x10de")
+    assert not detect(interface, root=tmp_path).absent
+
+
+def test_a_driver_that_fails_is(tmp_path: Path) -> None:
+    assert not detect(raises(Broken("bad")), root=tmp_path).absent
