@@ -390,7 +390,7 @@ class Request:
     measure: bool = _advice(
         "flag",
         False,
-        "build our own kernels for the GPU that is here, with and without --force-mmq, and time "
+        "build our own kernels for the GPU that is here, with integers alone and without, and time "
         "them",
     )
     strict: bool = _doctor("flag", False, "exit with 7 when the report shows trouble")
