@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import llamabuild
-from llamabuild import engine, inspect, pipeline, probe, run, source, toolchain
+from llamabuild import engine, inspect, pipeline, probe, replay, run, source, toolchain
 from llamabuild.arch import CudaArch
 from llamabuild.cli import main
 from llamabuild.errors import (
@@ -339,6 +339,18 @@ def test_stdout_has_the_path_and_nothing_else(command: Run) -> None:
     assert "built in" in err
     code, again, err = command("-q", "--source", str(CLASSIC), "--arch", "75")
     assert (code, again, err) == (0, out, "")
+
+
+def test_a_warning_of_a_gpu_is_not_repeated_from_the_record(
+    command: Run, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[str] = []
+    monkeypatch.setattr(replay, "record", lambda *_words, **given: recorded.append(given["stderr"]))
+    bench.detection = Detection((gpu("61"),), (), (13, 0))
+    _, _, err = command("--source", str(CLASSIC), "--arch", "60")
+    assert "the GPU here" in err
+    assert "add 61 to --arch" in recorded[0]  # the plan's own warning
+    assert "the GPU here" not in recorded[0]
 
 
 def test_json_is_one_document_as_documented(command: Run) -> None:

@@ -19,11 +19,12 @@ def build(call: Call) -> int:
     if call.request.dry_run:
         return plan(call)
     job = pipeline.plan(_start(call))
+    notes = "".join(call.renderer.shown)  # what follows is about this run, not about the answer
     results = pipeline.build(job)
     say(call, _built_text(results))
     stdout = _built_output(call, results)
     sys.stdout.write(stdout)
-    _remember(call, job, results)
+    _remember(call, job, results, notes)
     return 0
 
 
@@ -76,7 +77,7 @@ def _start(call: Call) -> pipeline.Job:
     return pipeline.start(call.request, call.environ, Path.cwd(), call.renderer)
 
 
-def _remember(call: Call, job: pipeline.Job, results: Sequence[pipeline.Built]) -> None:
+def _remember(call: Call, job: pipeline.Job, results: Sequence[pipeline.Built], notes: str) -> None:
     """Leave a record for the same command again, where its answer cannot change by itself."""
     request = call.request
     files = pipeline.depends_on(job)
@@ -90,5 +91,5 @@ def _remember(call: Call, job: pipeline.Job, results: Sequence[pipeline.Built]) 
         files=[*map(str, files), *(str(result.path) for result in warm)],
         used=[str(result.path.with_name("manifest.json")) for result in warm],
         stdout=_built_output(call, warm),
-        stderr="".join(call.renderer.shown) + ("" if request.quiet else _built_text(warm)),
+        stderr=notes + ("" if request.quiet else _built_text(warm)),
     )
