@@ -221,8 +221,8 @@ def _node(gpu: Gpu) -> int:
 def _one_for_all(machine: Iterable[Gpu], wanted: Mapping[Gpu, Override | None]) -> bool:
     """Whether one override serves: it renames every GPU of the machine, hidden ones included.
 
-    A GPU that is not used may be renamed to its kin. To anything else it may not: ROCm refuses to
-    start, or makes it crash.
+    A GPU that is not used may be renamed to its kin. To anything else it may not: newer ROCm
+    refuses that, and under an older one it may hang.
     """
     names = {
         override.runs_as if override else gpu.arch.partition(":")[0]
