@@ -145,16 +145,21 @@ def _unknown(gpu: Gpu) -> Problem:
 
 
 def _overridden(gpu: Gpu, environ: Mapping[str, str]) -> Problem | None:
-    """Warn where programs take a GPU for another one, and so pass over code made for it."""
-    name = f"HSA_OVERRIDE_GFX_VERSION_{gpu.node}"
-    if not environ.get(name):
-        name = "HSA_OVERRIDE_GFX_VERSION"
-    version = environ.get(name, "")
-    own = gfx_version(gpu.arch)
-    if not version or version == own:
+    """Warn where programs take a GPU for another one, and so pass over code made for it.
+
+    An empty variable is not the same as none: ROCm reads no version from it, and gives up the GPU
+    (ROCm/ROCR-Runtime#354, mended in 2026).
+    """
+    names = (f"HSA_OVERRIDE_GFX_VERSION_{gpu.node}", "HSA_OVERRIDE_GFX_VERSION")
+    name = next((name for name in names if name in environ), names[0])
+    version = environ.get(name, gfx_version(gpu.arch))
+    if version == gfx_version(gpu.arch):
         return None
+    card = f"AMD GPU {gpu.index} ({gpu.arch})"
     return Problem(
-        f"{name}={version} makes programs take AMD GPU {gpu.index} ({gpu.arch}) for another one",
+        f"{name}={version} makes programs take {card} for another one"
+        if version
+        else f"{name} is set and empty, for which many releases of ROCm give up {card}",
         f"unset {name} where code for {gpu.arch} is used; llamabuild env MODULE tells what "
         "a module needs",
     )

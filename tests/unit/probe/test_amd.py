@@ -257,6 +257,12 @@ def test_what_may_not_be_looked_at_is_not_there(
     assert detect(tree.root).gpus == ()
 
 
+def test_an_empty_override_is_not_none(tree: KfdTree) -> None:
+    tree.processor().gpu(100300)
+    (problem,) = detect(tree.root, {"HSA_OVERRIDE_GFX_VERSION": ""}).problems
+    assert "is set and empty" in problem.message
+
+
 def test_an_override_to_its_own_target_changes_nothing(tree: KfdTree) -> None:
     tree.processor().gpu(90012)
     assert detect(tree.root, {"HSA_OVERRIDE_GFX_VERSION": "9.0.12"}).problems == ()
