@@ -127,13 +127,14 @@ def summary(module: Module) -> list[str]:
         commit = f", commit {module.ggml_commit}" if module.ggml_commit else ""
         lines.append(f"ggml {module.ggml_version}{commit}")
     if kind not in (None, "bundled"):
-        lines.append(_hosts_line(module))
+        count = sum(name.startswith("ggml_") for name in module.exported)
+        lines.append(f"exports {count} functions of ggml, loads into {_hosts(module)}")
     if not module.entries:
         return [*lines, "It holds no code for a GPU."]
     return [*lines, "", *(_entry_line(entries) for entries in _by_architecture(module))]
 
 
-def _hosts_line(module: Module) -> str:
+def _hosts(module: Module) -> str:
     found = hosts(module)
     ranges = [host.releases for host in found if host.program == "llamafile"]
     programs = []
@@ -146,7 +147,7 @@ def _hosts_line(module: Module) -> str:
     elif ranges:
         modern = ", if its sources are llamafile's own" if ranges[0].endswith("later") else ""
         programs.append(f"llamafile {ranges[0]}{modern}")
-    return f"loads into {'; '.join(programs) or 'no released llamafile, nor llama.cpp'}"
+    return "; ".join(programs) or "no released llamafile, nor llama.cpp"
 
 
 def _entry_line(entries: Sequence[Entry]) -> str:
