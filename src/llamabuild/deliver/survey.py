@@ -12,7 +12,7 @@ from llamabuild.deliver import inside
 from llamabuild.deliver.identify import Llamafile, Member, identify, is_program
 from llamabuild.deliver.keep import digest_of
 from llamabuild.deliver.loading import Attempt, attempts, look
-from llamabuild.deliver.places import member_name
+from llamabuild.deliver.places import Backend, Place, member_name
 from llamabuild.errors import LlamabuildError
 
 __all__ = ["Found", "Seen", "survey"]
@@ -28,13 +28,13 @@ class Found:
     :param inside: its name in the llamafile; empty for a file.
     :param whose: put there by llamabuild, shipped in the llamafile, or somebody else's: compiled
         by llamafile itself, for example.
-    :param turn: its place in the order in which the llamafile tries modules (1: first); none if
-        it would not be tried.
+    :param turn: its place in the order in which the llamafile tries modules of this backend (1:
+        first); none if it would not be tried.
     """
 
     path: Path
     inside: str
-    backend: str
+    backend: Backend
     sha256: str
     size_bytes: int
     whose: Whose
@@ -47,12 +47,14 @@ class Seen:
 
     :param problem: why nothing can be said; empty otherwise.
     :param compiles: the backends for which it would compile a module when it is started.
+    :param backends: in the order in which it tries them.
     """
 
     path: Path
     llamafile: Llamafile | None
     modules: tuple[Found, ...] = ()
-    compiles: tuple[str, ...] = ()
+    compiles: tuple[Backend, ...] = ()
+    backends: tuple[Backend, ...] = ()
     problem: str = ""
 
 
@@ -107,7 +109,7 @@ def _look(
     tried = attempts(loader, order, state)
     modules = []
     for place in order:
-        turn = _turn(tried, place.path, inside=place.where == "zip")
+        turn = _turn(tried, place)
         if place.where != "zip" and place.path in state.modules:
             digest, size = digest_of(place.path), place.path.stat().st_size
             whose = _whose(place.path, digest, size, shipped, ours)
@@ -122,12 +124,12 @@ def _look(
                     Found(llamafile.path, member.name, place.backend, digest, size, whose, turn)
                 )
     compiles = tuple(attempt.place.backend for attempt in tried if attempt.how == "compiles")
-    return Seen(llamafile.path, llamafile, tuple(modules), compiles)
+    return Seen(llamafile.path, llamafile, tuple(modules), compiles, loader.backends)
 
 
-def _turn(tried: Sequence[Attempt], path: Path, *, inside: bool) -> int | None:
-    how = "unpacks" if inside else "loads"
-    turns = (n for n, a in enumerate(tried, 1) if (a.place.path, a.how) == (path, how))
+def _turn(tried: Sequence[Attempt], place: Place) -> int | None:
+    same = [attempt for attempt in tried if attempt.place.backend == place.backend]
+    turns = (n for n, a in enumerate(same, 1) if a.place == place and a.how != "compiles")
     return next(turns, None)
 
 

@@ -23,9 +23,14 @@ __all__ = ["Row", "Standing", "status"]
 
 @dataclass(frozen=True)
 class Row:
-    """A module; ``verdicts`` say what it would do, by the name of the GPU."""
+    """A module.
+
+    :param active: whether the llamafile would take it on this machine, if it loads.
+    :param verdicts: what it would do, by the name of the GPU.
+    """
 
     found: Found
+    active: bool
     verdicts: Mapping[str, str]
 
 
@@ -50,7 +55,7 @@ class Standing:
                 {
                     **asdict(row.found),
                     "path": str(row.found.path),
-                    "active": row.found.turn == 1,
+                    "active": row.active,
                     "gpus": dict(row.verdicts),
                 }
                 for row in self.rows
@@ -74,9 +79,23 @@ def status(job: Job, paths: Sequence[Path]) -> tuple[Standing, ...]:
     )
     wanted = cards(job)
     return tuple(
-        Standing(one, tuple(Row(found, _verdicts(found, wanted)) for found in one.modules))
+        Standing(
+            one,
+            tuple(
+                Row(found, _active(found, one, wanted), _verdicts(found, wanted))
+                for found in one.modules
+            ),
+        )
         for one in seen
     )
+
+
+def _active(found: Found, seen: Seen, wanted: Sequence[Card]) -> bool:
+    """Whether it is the first of its backend, and no other backend's comes before it here."""
+    usable = {card.backend for card in wanted} or {found.backend}
+    tried = {one.backend for one in seen.modules if one.turn} | set(seen.compiles)
+    first = next((name for name in seen.backends if name in usable & tried), None)
+    return found.turn == 1 and found.backend == first
 
 
 def _verdicts(found: Found, wanted: Sequence[Card]) -> dict[str, str]:

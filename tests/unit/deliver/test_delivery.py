@@ -419,6 +419,22 @@ class TestStatus:
         assert [module["active"] for module in found["modules"]] == [True, False]
         assert [module["whose"] for module in found["modules"]] == ["ours", "shipped"]
 
+    def test_which_is_taken_depends_on_the_makers_of_the_gpus(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        path = world.llamafile("0.9.3", rocm=SHIPPED)
+        world.install(path)
+
+        def active() -> dict[str, bool]:
+            (found,) = say("status", path, "--json").document["found"]
+            return {module["backend"]: module["active"] for module in found["modules"]}
+
+        assert active() == {"rocm": False, "cuda": True}
+        machine.gpus = (gpu("61"), gpu("gfx1030"))
+        assert active() == {"rocm": True, "cuda": False}
+        machine.gpus = ()
+        assert active() == {"rocm": True, "cuda": True}
+
     def test_without_a_gpu_or_for_another(self, world: World, machine: Machine, say: Say) -> None:
         machine.gpus = ()
         world.install(world.llamafile("0.9.3"))

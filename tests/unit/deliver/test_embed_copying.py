@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from tests.unit.deliver.llamafiles import (
 )
 
 from llamabuild.deliver import copying
+from llamabuild.events import StepAdvanced, StepFinished, StepStarted
 
 
 @pytest.fixture
@@ -73,19 +76,29 @@ class TestCopying:
         assert where <= 60 << 20 < where + copying.CHUNK
         assert target.stat().st_blocks * 512 < 20 << 20
 
+    @pytest.mark.parametrize(
+        ("seconds_a_piece", "least", "most"), [(1.0, 45, 50), (0.01, 40, 60), (0.0, 0, 0)]
+    )
     def test_it_says_how_far_it_is_but_not_too_often(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        seconds_a_piece: float,
+        least: int,
+        most: int,
     ) -> None:
         monkeypatch.setattr(copying, "CHUNK", 1000)
+        clock = iter(itertools.count(0.0, seconds_a_piece))
+        monkeypatch.setattr(time, "monotonic", lambda: next(clock))
         source = tmp_path / "source"
-        source.write_bytes(os.urandom(3 << 20))
+        source.write_bytes(os.urandom(3_000_000))
         steps: list[Any] = []
         with io.FileIO(source) as one, io.FileIO(tmp_path / "target", "w+") as other:
-            copying.copy(one, other, 3 << 20, "copying", steps.append)
-        shares = [event.share for event in steps if hasattr(event, "share")]
+            copying.copy(one, other, 3_000_000, "copying", steps.append)
+        shares = [event.share for event in steps if isinstance(event, StepAdvanced)]
         assert shares == sorted(shares)
-        assert shares[-1] == 1.0
-        assert 40 < len(shares) <= 51
+        assert least <= len(shares) <= most
+        assert [type(steps[0]), type(steps[-1])] == [StepStarted, StepFinished]
 
     def test_a_source_that_ends_early(self, tmp_path: Path) -> None:
         source = tmp_path / "source"

@@ -86,7 +86,7 @@ def test_the_order_of_several(world: World) -> None:
         ("cuda", "work", "ours", 1),
         ("cuda", "ggml-cuda.so", "shipped", 2),
         ("cuda", "home", "unknown", 3),
-        ("rocm", "home", "unknown", 4),
+        ("rocm", "home", "unknown", 1),
     ]
 
 

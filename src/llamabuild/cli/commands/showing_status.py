@@ -48,7 +48,7 @@ def _lines(one: Standing) -> list[str]:
 def _line(row: Row) -> str:
     found = row.found
     where = f"{found.inside} inside" if found.inside else str(found.path)
-    turn = "not taken" if found.turn is None else "taken" if found.turn == 1 else "tried later"
+    turn = "taken" if row.active else "not taken" if found.turn is None else "tried later"
     words = [f"  {turn}: {where}, {size(found.size_bytes)}, {_WHOSE[found.whose]}"]
     words += [f"    on {name}: {verdict}" for name, verdict in row.verdicts.items()]
     return "\n".join(words)
