@@ -257,6 +257,22 @@ def test_what_is_no_library_is_exit_code_7(tmp_path: Path) -> None:
     assert "cannot be loaded" in done.stderr
 
 
+def test_the_package_to_install_is_named(module: Path, tmp_path: Path) -> None:
+    (tmp_path / "gguf.py").write_text("raise ImportError('gguf is away')")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "llamabuild", "verify", module],
+        env=environ,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 4
+    assert "gguf is away" in done.stderr
+    assert "pip install --upgrade 'llamabuild[verify]'" in done.stderr
+
+
 @pytest.mark.gpu
 @pytest.mark.nvcc
 @pytest.mark.slow

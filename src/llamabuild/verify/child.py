@@ -55,9 +55,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(job: dict[str, Any], report: Report) -> int:
-    # Before the module: what fails here is not its fault.
-    from llamabuild.verify import kernels, products, timing  # noqa: F401
-
     report({"ready": True})
     try:
         library = _open(job["module"])
@@ -70,6 +67,11 @@ def _run(job: dict[str, Any], report: Report) -> int:
         return 0
     wanted = SYMBOLS.get(flavor, ())
     if flavor == "bundled":
+        try:
+            from llamabuild.verify import kernels, products, timing  # noqa: F401
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is not the module's fault
+            report({"unusable": f"{type(error).__name__}: {error}"})
+            return 0
         wanted = tuple(f"llamabuild_{name}" for name in kernels.SYMBOLS)
     missing = [name for name in wanted if not hasattr(library, name)]
     report({"flavor": flavor, "symbols": len(wanted), "missing": missing})

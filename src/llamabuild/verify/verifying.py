@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def verify(
     :param time_limit: seconds that each program which runs the module may take.
     :raises UsageError: there is no such file, or no such type.
     :raises ArchitectureError: there is no GPU to run it on.
-    :raises ToolchainError: numpy or gguf is missing.
+    :raises ToolchainError: the module is ``bundled``, and numpy or gguf is missing.
     """
     trying = _Trying(path, device, tuple(types), environ, time_limit)
     step = f"verify {path.name}"
@@ -120,13 +119,6 @@ class _Trying:
         if not self.path.is_file():
             what = "is not a file" if self.path.exists() else "does not exist"
             raise UsageError(f"{self.path} {what}", hint="name a module, .so or .dll")
-        missing = [name for name in ("numpy", "gguf") if find_spec(name) is None]
-        if missing:
-            raise ToolchainError(
-                f"{' and '.join(missing)} cannot be imported, and the reference is computed with "
-                f"{'it' if len(missing) == 1 else 'them'}",
-                hint="pip install 'llamabuild[verify]'",
-            )
         job = {
             "action": action,
             "module": str(self.path.absolute()),
@@ -143,7 +135,13 @@ class _Trying:
         )
         if not trial.said("ready", bool, False):
             raise ToolchainError(
-                f"the program that imports numpy and gguf {trial.ending}\n{trial.words}",
+                f"the Python that is to load the module {trial.ending}\n{trial.words}",
+                hint="check the installation: python -m llamabuild.verify.child",
+            )
+        unusable = trial.said("unusable", str, "")
+        if unusable:
+            raise ToolchainError(
+                f"the reference is computed with numpy and gguf, which cannot be used: {unusable}",
                 hint="pip install --upgrade 'llamabuild[verify]'",
             )
         known = trial.said("types", list, [])
