@@ -36,7 +36,7 @@ SECTIONS: Mapping[str, tuple[Check, ...]] = {
         compilers.variables,
     ),
     "settings": (settings.chosen,),
-    "modules": (modules.sources, modules.modules),
+    "modules": (modules.sources, modules.llamafiles, modules.modules),
     "room": (storage.cache, storage.disk, storage.memory),
 }
 

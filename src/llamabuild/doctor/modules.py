@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from llamabuild import inspect, source
 from llamabuild.arch import CudaArch
+from llamabuild.deliver import Llamafile, embed
+from llamabuild.deliver.survey import Seen, survey
 from llamabuild.doctor.facts import newer
 from llamabuild.doctor.model import Line
 from llamabuild.doctor.surroundings import Surroundings
@@ -14,13 +18,12 @@ from llamabuild.errors import LlamabuildError, SourceError
 from llamabuild.inspect import Coverage, Module
 from llamabuild.probe import Gpu
 
-__all__ = ["modules", "sources"]
+__all__ = ["llamafiles", "modules", "sources"]
 
 _NAMES = ("ggml-rocm", "ggml-cuda")  # in the order in which llamafile tries them
 _ENDINGS = (".so", ".dll")
 #: A larger module takes seconds to read.
 _LONGEST = 256 * 1024 * 1024
-_INSTALL = "llamabuild install LLAMAFILE"
 
 
 def sources(here: Surroundings) -> Iterator[Line]:
@@ -50,7 +53,7 @@ def modules(here: Surroundings) -> Iterator[Line]:
                 f"remove the one that is not for this GPU, for example rm '{present[0]}'",
             )
         for path in present:
-            yield from _judged(path, here)
+            yield from _judged(path, str(path), here)
 
 
 def _folders(here: Surroundings) -> list[Path]:
@@ -61,21 +64,64 @@ def _folders(here: Surroundings) -> list[Path]:
     return list(dict.fromkeys([*shared, *own, here.cwd]))
 
 
-def _judged(path: Path, here: Surroundings) -> Iterator[Line]:
+def llamafiles(here: Surroundings) -> Iterator[Line]:
+    """Every llamafile here, and the module that it would take."""
+    seen_here = survey(
+        [],
+        ours={},
+        system=here.machine.system,
+        environ=here.environ,
+        cwd=here.cwd,
+    )
+    for seen in seen_here:
+        if seen.llamafile is None:
+            yield Line("note", f"{seen.path}: {seen.problem}", "llamabuild status tells more")
+        elif seen.llamafile.kind != "folder":
+            yield from _llamafile(seen, seen.llamafile, here)
+
+
+def _llamafile(seen: Seen, llamafile: Llamafile, here: Surroundings) -> Iterator[Line]:
+    name = f"{seen.path} (llamafile {llamafile.version})"
+    install = f"llamabuild install {shlex.quote(str(seen.path))}"
+    taken = next((found for found in seen.modules if found.turn == 1), None)
+    if taken is None:
+        compiled = " or ".join(f"ggml-{backend}" for backend in seen.compiles)
+        what = f"would compile {compiled} itself" if compiled else "has no module for a GPU"
+        yield Line("note", f"{name} {what}", install)
+    elif not taken.inside:
+        yield Line("ok", f"{name} takes {taken.path}")
+    elif taken.size_bytes > _LONGEST:
+        text = f"{name} takes the {taken.inside} inside it, which is too large to be read here"
+        yield Line("note", text, "llamabuild status")
+    else:
+        # Taken out for the length of a look: readers want a file.
+        with tempfile.TemporaryDirectory(prefix="llamabuild-") as folder:
+            path = Path(folder, Path(taken.inside).name)
+            with path.open("wb") as file:
+                embed.extract(taken.path, taken.inside, file)
+            yield from _judged(path, f"{name} takes the {taken.inside} inside it", here, install)
+
+
+def _judged(
+    path: Path, name: str, here: Surroundings, install: str = "llamabuild install LLAMAFILE"
+) -> Iterator[Line]:
+    """What is to be said of one module; ``install`` is the command that puts another in place."""
     if path.stat().st_size > _LONGEST:
-        yield Line("note", f"{path} is too large to be read here", f"llamabuild inspect '{path}'")
+        yield Line("note", f"{name} is too large to be read here", "llamabuild inspect tells more")
         return
     try:
         module = inspect.read_module(path)
     except LlamabuildError as error:
-        yield Line("trouble", error.message, _INSTALL)
+        reason = error.message.replace(str(path), "it")
+        yield Line("trouble", f"{name}: {reason}", install)
         return
-    labels = f"{path}: {' '.join(module.labels) or 'no code for a GPU'}"
+    name = f"{name} ({' '.join(module.labels) or 'no code for a GPU'})"
     cards = {gpu.arch: gpu for gpu in here.gpus if _meant_for(module, gpu)}
     if not cards:
-        yield Line("ok", labels)
+        yield Line("ok", name)
     for arch, gpu in cards.items():
-        yield next(_verdicts(path, module, inspect.coverage(module, arch), gpu, here))
+        found = inspect.coverage(module, arch)
+        yield next(_verdicts(name, module, found, gpu, here, install))
 
 
 def _meant_for(module: Module, gpu: Gpu) -> bool:
@@ -83,51 +129,50 @@ def _meant_for(module: Module, gpu: Gpu) -> bool:
 
 
 def _verdicts(
-    path: Path, module: Module, found: Coverage, gpu: Gpu, here: Surroundings
+    name: str, module: Module, found: Coverage, gpu: Gpu, here: Surroundings, install: str
 ) -> Iterator[Line]:
     """Everything to be said of a module on a GPU, the gravest first."""
-    name = f"{gpu.name} ({_capability(gpu)})"
-    labels = f"{path} ({' '.join(module.labels)})"
+    card = f"{gpu.name} ({_capability(gpu)})"
     if found.runs == "no":
-        yield Line("trouble", f"{labels}: nothing of it runs on {name}", _INSTALL)
+        yield Line("trouble", f"{name}: nothing of it runs on {card}", install)
     if found.trapped and found.runs != "native":
         yield Line(
             "trouble",
-            f"{labels}: on {name}, {len(found.trapped)} of {found.kernels} kernels give up, "
-            f"because the driver takes the code for {', '.join(found.entries)}",
-            _INSTALL,
+            f"{name}: on {card}, {len(found.trapped)} of {found.kernels} kernels give up, because "
+            f"the driver takes the code for {', '.join(found.entries)}",
+            install,
         )
     if found.min_driver and gpu.driver and newer(found.min_driver, gpu.driver):
         yield Line(
             "trouble",
-            f"{labels}: needs driver {found.min_driver} or newer, and {gpu.driver} runs here",
-            f"update the driver, or {_INSTALL}",
+            f"{name}: needs driver {found.min_driver} or newer, and {gpu.driver} runs here",
+            f"update the driver, or {install}",
         )
     if found.runs == "jit":
-        yield from _compiled_by_driver(labels, module, name, here)
+        yield from _compiled_by_driver(name, module, card, here, install)
     if not found.healthy or found.suspect:
-        text = f"{labels}: {name} may find kernels missing or giving up"
-        yield Line("note", text, f"llamabuild inspect '{path}'")
-    yield Line("ok", f"{labels}: runs on {name}")
+        text = f"{name}: {card} may find kernels missing or giving up"
+        yield Line("note", text, "llamabuild inspect tells which")
+    yield Line("ok", f"{name}: runs on {card}")
 
 
 def _compiled_by_driver(
-    labels: str, module: Module, name: str, here: Surroundings
+    name: str, module: Module, card: str, here: Surroundings, install: str
 ) -> Iterator[Line]:
     made_by = max((entry.cuda for entry in module.entries if entry.cuda), default=None)
     supported = here.nvidia.driver_cuda
     if made_by and supported and made_by > supported:
         yield Line(
             "trouble",
-            f"{labels}: its PTX was made by CUDA {made_by[0]}.{made_by[1]}, and the driver "
+            f"{name}: its PTX was made by CUDA {made_by[0]}.{made_by[1]}, and the driver "
             f"compiles that of CUDA {supported[0]}.{supported[1]} and older ('the provided "
             "PTX was compiled with an unsupported toolchain')",
-            f"update the driver, or {_INSTALL}",
+            f"update the driver, or {install}",
         )
     yield Line(
         "note",
-        f"{labels}: {name} compiles it at the first start, which takes a while",
-        _INSTALL,
+        f"{name}: {card} compiles it at the first start, which takes a while",
+        install,
     )
 
 

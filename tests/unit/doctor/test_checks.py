@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from tests.unit.deliver.world import World
 from tests.unit.inspect.conftest import Forge
 from tests.unit.toolchain.conftest import says
 
@@ -357,7 +358,7 @@ class TestModules:
     def test_without_a_gpu_it_is_named(self, patient: Patient, forge: Forge) -> None:
         path = self.module(forge, patient.home / ".llamafile/ggml-cuda.so", 60)
         line = patient.line(str(path))
-        assert (line.status, line.text) == ("ok", f"{path}: 60-real")
+        assert (line.status, line.text) == ("ok", f"{path} (60-real)")
 
     @pytest.mark.parametrize(
         ("driver", "words"),
@@ -395,6 +396,52 @@ class TestModules:
         line = patient.line("take ggml-rocm.so")
         assert line.status == "note"
         assert "rm " in line.cure
+
+    def world(self, patient: Patient, tmp_path: Path) -> World:
+        folder = tmp_path / "world"
+        folder.mkdir()
+        world = World(folder)
+        patient.home, patient.cwd = world.home, world.cwd
+        patient.environ |= {"HOME": str(world.home), "CUDA_PATH": ""}
+        return world
+
+    def test_the_one_shipped_in_a_llamafile(
+        self, patient: Patient, forge: Forge, tmp_path: Path
+    ) -> None:
+        """The seed's case: what would be taken lies inside, and the GPU finds nothing in it."""
+        inside = self.module(forge, tmp_path / "inside.so", 75).read_bytes()
+        path = self.world(patient, tmp_path).llamafile("0.9.3", cuda=inside)
+        patient.gpus = (gpu(),)
+        line = patient.line("takes the ggml-cuda.so inside it")
+        assert line.status == "trouble"
+        assert line.text.startswith(f"{path} (llamafile 0.9.3) takes")
+        assert "75-real): nothing of it runs on GTX 1080 (6.1)" in line.text
+        assert line.cure == f"llamabuild install {path}"
+
+    def test_the_one_in_llamafiles_folder_goes_first(
+        self, patient: Patient, forge: Forge, tmp_path: Path
+    ) -> None:
+        world = self.world(patient, tmp_path)
+        inside = self.module(forge, tmp_path / "inside.so", 75).read_bytes()
+        path = world.llamafile("0.9.3", cuda=inside)
+        module = self.module(forge, world.app("0.9.3") / "ggml-cuda.so", 61)
+        patient.gpus = (gpu(),)
+        line = patient.line(f"{path} (llamafile 0.9.3)")
+        assert (line.status, line.text.endswith(f"takes {module}")) == ("ok", True)
+        assert patient.line(f"{module} (61-real)").status == "ok"
+
+    def test_a_llamafile_without_a_module(self, patient: Patient, tmp_path: Path) -> None:
+        path = self.world(patient, tmp_path).llamafile("0.10.2")
+        line = patient.line("has no module for a GPU")
+        assert (line.status, line.cure) == ("note", f"llamabuild install {path}")
+
+    def test_a_llamafile_that_does_not_tell_its_release(
+        self, patient: Patient, tmp_path: Path
+    ) -> None:
+        path = self.world(patient, tmp_path).llamafile("0.10.2", text=False)
+        line = patient.line(f"{path}: ")
+        assert line.status == "note"
+        assert "--llamafile-version" in line.text
 
     def test_what_would_be_compiled(self, patient: Patient) -> None:
         assert patient.line("without --source").status == "ok"
