@@ -77,6 +77,7 @@ class TestDeclarations:
 
 #: Option -> the variables that set it, the strongest first, as the documentation lists them.
 VARIABLES = {
+    "backend": ("LLAMABUILD_BACKEND",),
     "arch": ("LLAMABUILD_ARCH", "CUDAARCHS", "TORCH_CUDA_ARCH_LIST"),
     "source": ("LLAMABUILD_SOURCE",),
     "toolkit": ("LLAMABUILD_TOOLKIT",),
@@ -106,17 +107,32 @@ class TestPrecedence:
     def test_the_flag_before_the_variables_in_order_before_the_default(self, name: str) -> None:
         option = BY_NAME[name]
         value, samples = SAMPLES[option.kind]
+        if option.choices:
+            value, samples = option.choices[0], [(text, text) for text in option.choices[1:]]
         pairs = list(zip(option.variables, samples, strict=False))
         environ = {variable: text for variable, (text, _) in pairs}
 
-        request = resolve({name: value}, environ)
+        (command, *_) = option.commands
+        request = resolve({name: value}, environ, command)
         assert (getattr(request, name), request.origin(name)) == (value, option.flag)
         for variable, (_, meaning) in pairs:
-            request = resolve({}, environ)
+            request = resolve({}, environ, command)
             assert (getattr(request, name), request.origin(name)) == (meaning, variable)
             del environ[variable]
-        request = resolve({}, environ)
+        request = resolve({}, environ, command)
         assert (getattr(request, name), request.origin(name)) == (option.default, "default")
+
+    def test_with_hip_other_variables_name_the_architectures(self) -> None:
+        environ = {"CUDAARCHS": "89", "TORCH_CUDA_ARCH_LIST": "8.9", "PYTORCH_ROCM_ARCH": "gfx906"}
+        hip = resolve({"backend": "hip"}, environ)
+        assert (hip.arch, hip.origin("arch")) == ("gfx906", "PYTORCH_ROCM_ARCH")
+        for environ["LLAMABUILD_BACKEND"] in ("hip", "cuda"):
+            expected = {"hip": "gfx906", "cuda": "89"}[environ["LLAMABUILD_BACKEND"]]
+            assert resolve({}, environ).arch == expected
+        del environ["PYTORCH_ROCM_ARCH"]
+        assert resolve({"backend": "hip"}, environ).arch == "native"
+        environ["LLAMABUILD_ARCH"] = "gfx1030"
+        assert resolve({"backend": "hip"}, environ).arch == "gfx1030"
 
     def test_everything_has_a_default(self) -> None:
         request = resolve({}, {})
@@ -306,5 +322,6 @@ def test_any_environment_makes_a_request_or_a_usage_error(environ: dict[str, str
         assert error.message.split(":")[0] in environ  # noqa: PT017
         return
     for name, variables in VARIABLES.items():
-        first = next((name for name in variables if environ.get(name, "").strip()), "default")
+        heeded = variables if "build" in BY_NAME[name].commands else ()
+        first = next((name for name in heeded if environ.get(name, "").strip()), "default")
         assert request.origin(name) == first

@@ -12,6 +12,10 @@ from llamabuild.toolchain import Rocm, Toolkit
 
 __all__ = ["build"]
 
+#: Trees link HIP's runtime by themselves. Where clang does it too (``--hip-link``), clang 15 and
+#: older leave the folder that it was found in behind in the module's run path.
+_OWN_LINKING = {"cuda": (), "hip": ("-no-hip-rt",)}
+
 
 def build(site: Site) -> Path:
     """Configure the tree and build its module; errors as in ``compile_plan``."""
@@ -23,7 +27,7 @@ def build(site: Site) -> Path:
         "CMAKE_CXX_COMPILER": str(plan.host_compiler.path),
         "CMAKE_C_FLAGS": shlex.join(plain),
         "CMAKE_CXX_FLAGS": shlex.join(plain),
-        "CMAKE_MODULE_LINKER_FLAGS": shlex.join(plan.link_flags),
+        "CMAKE_MODULE_LINKER_FLAGS": shlex.join([*plan.link_flags, *_OWN_LINKING[plan.backend]]),
         "CMAKE_BUILD_TYPE": "Release",
         # As llama.cpp's own releases: its libraries lie side by side, wherever that is.
         "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
@@ -84,4 +88,6 @@ def _for_amd(site: Site, rocm: Rocm) -> dict[str, str | list[str]]:
             [f"--rocm-path={rocm.root}", libraries, *plan.device_flags, *defines, anonymous]
         ),
         "CMAKE_PREFIX_PATH": str(rocm.root),
+        # Older ROCms' package files ask for a CMake that today's no longer imitates.
+        "CMAKE_POLICY_VERSION_MINIMUM": "3.5",
     }

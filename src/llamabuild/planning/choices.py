@@ -25,12 +25,12 @@ def choose_flavor(request: Request, source: SourceTree) -> str:
 
 
 def effects(
-    request: Request, source: SourceTree, flavor: str, *, library: str, fast_math: bool
+    request: Request, source: SourceTree, flavor: str, *, library: str, fast_math: bool | None
 ) -> tuple[Effect, ...]:
     """What the flags mean that both makers' GPUs have.
 
     :param library: what ``--blas cublas`` links: ``cublas`` or ``hipblas``.
-    :param fast_math: what holds where the request does not say.
+    :param fast_math: what holds where the request does not say; none: nothing needs to be said.
     :raises SourceError: the source cannot do what a flag asks.
     """
     known = flag_effects(source, flavor)
@@ -40,8 +40,10 @@ def effects(
         "--force-cublas": "force-cublas" if request.force_cublas else "",
         "--no-iq": "no-iq" if request.no_iq else "",
         f"--fa {request.fa}": f"fa={request.fa}",
-        f"--{'' if fast_math else 'no-'}fast-math": "fast-math" if fast_math else "no-fast-math",
     }
+    if fast_math is not None:
+        name = "fast-math" if fast_math else "no-fast-math"
+        asked[f"--{name}"] = name
     return (
         choose_blas(request, source, flavor, library=library),
         *(supported(flag, known[name], source) for flag, name in asked.items() if name),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llamabuild.arch import HipTarget
-from llamabuild.errors import UsageError
+from llamabuild.errors import SourceError, UsageError
 from llamabuild.planning.choices import choose_blas, choose_flavor, effects, supported
 from llamabuild.planning.plan import Parts, tables
 from llamabuild.settings import Request
@@ -42,7 +42,12 @@ def parts(
     """
     _refuse_nvidias(request)
     base = supported("--backend hip", flag_effects(source, flavor)["hip"], source)
-    found = (base, *effects(request, source, flavor, library="hipblas", fast_math=False))
+    found = (base, *effects(request, source, flavor, library="hipblas", fast_math=None))
+    if request.fast_math and not any(effect.clang for effect in found):
+        raise SourceError(
+            f"--fast-math: the CMake of {source.origin} compiles for AMD GPUs without",
+            hint="leave --fast-math out, or --flavor self-contained",
+        )
     facts = tables()["hip"]
     own = flavor != "backend-dl"
     return Parts(

@@ -10,7 +10,15 @@ import pytest
 
 from llamabuild.arch import CudaArch
 from llamabuild.memo import Memo
-from llamabuild.toolchain import Cublas, Machine, Toolkit, ToolkitSearch, find_cuda
+from llamabuild.toolchain import (
+    Cublas,
+    Machine,
+    RocmSearch,
+    Toolkit,
+    ToolkitSearch,
+    find_cuda,
+    find_rocm,
+)
 
 TOOLS = ("nvcc", "cudafe++", "cicc", "ptxas", "fatbinary", "nvlink")
 
@@ -54,6 +62,72 @@ class Sandbox:
             memo=self.memo,
             machine=self.machine,
             python_path=self.python_path,
+        )
+
+    def find_rocm(self, explicit: str | None = None) -> RocmSearch:
+        return find_rocm(
+            self.environ,
+            explicit=explicit,
+            memo=self.memo,
+            machine=self.machine,
+            python_path=self.python_path,
+        )
+
+    def rocm(
+        self,
+        top: Path,
+        version: str = "6.2.41134",
+        *,
+        clang: str = "llvm/bin/clang++",
+        llvm: str = "18.0.0",
+        processors: Iterable[str] = ("gfx600", "gfx906", "gfx1030", "gfx1100"),
+        devices: str = "amdgcn/bitcode",
+        built_for: Iterable[str] = ("600", "906", "1030"),
+        trouble: str = "",
+        omit: Iterable[str] = (),
+        hipblas: bool = False,
+    ) -> Path:
+        """Install a ROCm below ``top`` and return its clang++.
+
+        ``trouble`` is what its clang prints of every HIP source.
+        """
+        major, minor, patch = version.split(".")
+        lines = [
+            f"#define HIP_VERSION_{part} {number}"
+            for part, number in (("MAJOR", major), ("MINOR", minor), ("PATCH", patch))
+        ]
+        self.file(top / "include/hip/hip_runtime.h", omit)
+        self.file(top / "include/hip/hip_version.h", omit, "\n".join(lines))
+        libraries = "lib/x86_64-linux-gnu" if top.name == "usr" else "lib"
+        self.file(top / libraries / "libamdhip64.so", omit)
+        for name in ("ockl.bc", "ocml.bc", *(f"oclc_isa_version_{one}.bc" for one in built_for)):
+            self.file(top / devices / name, omit, f"{name} of {version}")
+        if hipblas:
+            for name in ("include/hipblas/hipblas.h", "include/rocblas/rocblas.h"):
+                self.file(top / name)
+            for name in ("libhipblas.so", "librocblas.so"):
+                self.file(top / libraries / name)
+        if "clang++" not in omit:
+            self.clang(top / clang, llvm, processors, trouble)
+        return top / clang
+
+    def clang(self, path: Path, llvm: str, processors: Iterable[str], trouble: str = "") -> None:
+        bundler = path.with_name("clang-offload-bundler")
+        self.program(bundler)
+        self.program(
+            path,
+            'test "$HIP_PLATFORM" = amd || exit 9',
+            'test -z "$CCC_OVERRIDE_OPTIONS$HIP_PATH$ROCM_PATH" || exit 9',
+            'case "$*" in',
+            "--version) " + says(f"AMD clang version {llvm} (roc)") + ";;",
+            f"-print-resource-dir) {says(str(path.parents[1] / 'lib/clang' / llvm[:2]))};;",
+            f"-print-prog-name=clang-offload-bundler) {says(str(bundler))};;",
+            "--print-supported-cpus*) "
+            + says("Available CPUs for this target:", *(f"\t{one}" for one in processors))
+            + ">&2;;",
+            f"*--cuda-device-only*) {says(trouble)} >&2; exit {int(bool(trouble))};;",
+            "*) exit 8;;",
+            "esac",
         )
 
     def toolkit(

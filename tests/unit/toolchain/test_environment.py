@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from llamabuild.toolchain import HostCompiler, Toolkit, compiler_environment, ignored_variables
+from llamabuild.toolchain import (
+    HostCompiler,
+    Toolkit,
+    compiler_environment,
+    hip_environment,
+    ignored_variables,
+)
 
 from .conftest import Sandbox
 
@@ -120,3 +126,27 @@ def test_what_msvcs_script_set_is_passed_on_with_the_toolkit_still_first(sandbox
     assert child["INCLUDE"] == "vc/include"
     own = [str(folder) for folder in toolkit.path_dirs]
     assert child["PATH"].split(os.pathsep) == [*own, "/vc/bin", "/windows"]
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["HIP_PLATFORM", "HIP_PATH", "ROCM_PATH", "HIP_DEVICE_LIB_PATH", "HIPCXX", "CXX", "CPATH"],
+)
+def test_what_compiles_for_amd_is_not_decided_by_what_the_user_has_set(variable: str) -> None:
+    child = hip_environment({variable: "nvidia", "HOME": "/home/me"})
+    assert child.get(variable) == ("amd" if variable == "HIP_PLATFORM" else None)
+    assert child["HOME"] == "/home/me"
+
+
+def test_a_trees_own_cmake_is_told_of_the_very_rocm(sandbox: Sandbox) -> None:
+    sandbox.rocm(sandbox.root / "opt/rocm")
+    (rocm,) = sandbox.find_rocm().toolkits
+    child = hip_environment({"ROCM_PATH": "/another"}, rocm=rocm)
+    assert child["ROCM_PATH"] == str(rocm.root)
+    assert child["HIP_DEVICE_LIB_PATH"] == str(rocm.device_libraries)
+
+
+@pytest.mark.parametrize("variable", ["CCC_OVERRIDE_OPTIONS", "HIPCC_COMPILE_FLAGS_APPEND"])
+def test_options_that_hide_in_a_variable_are_left_out_and_told(variable: str) -> None:
+    assert variable not in hip_environment({variable: "+-O0"})
+    assert ignored_variables({variable: "+-O0"}) == (variable,)

@@ -1,6 +1,21 @@
 // A module with the outside of a classic llamafile's and next to nothing inside.
+#ifdef GGML_USE_HIPBLAS
+#include <hip/hip_runtime.h>
+#define CUDA_SUCCESS hipSuccess
+#define CUdevice hipDevice_t
+#define cuDeviceGet hipDeviceGet
+#define cudaError_t hipError_t
+#define cudaGetDeviceCount hipGetDeviceCount
+#define cudaGetLastError hipGetLastError
+#define cudaMemGetInfo(free, total) (void)hipMemGetInfo(free, total)
+#define cudaSetDevice(device) (void)hipSetDevice(device)
+#define cudaStream_t hipStream_t
+#define cudaSuccess hipSuccess
+#define __trap __builtin_trap
+#else
 #include <cuda.h>
 #include <cuda_runtime.h>
+#endif
 #include <string>
 #include <vector>
 #include "ggml-cuda.h"
@@ -16,7 +31,14 @@
 [[noreturn]] static __device__ void no_device_code() { __trap(); for (;;) {} }
 
 static __device__ int dot4(int a, int b, int sum) {
-#if __CUDA_ARCH__ >= MIN_CC_DP4A
+#if defined(__gfx906__)
+    return __builtin_amdgcn_sdot4(a, b, sum, false);
+#elif defined(GGML_USE_HIPBLAS)
+    for (int byte = 0; byte < 32; byte += 8) {
+        sum += (signed char)(a >> byte) * (signed char)(b >> byte);
+    }
+    return sum;
+#elif __CUDA_ARCH__ >= MIN_CC_DP4A
     return __dp4a(a, b, sum);
 #else
     no_device_code();
