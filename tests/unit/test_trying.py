@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +55,8 @@ def publish(store: Store) -> Callable[..., Path]:
         key = key.ljust(32, "0")
         with store.claim(key) as staging:
             (staging.entry / "ggml-cuda.so").write_text(arch)
-            manifest = {"flavor": flavor, "source": {"kind": "-", "version": "-", "digest": "-"}}
+            source = {"kind": "kind", "version": "0.8.1", "digest": "digest"}
+            manifest = {"flavor": flavor, "source": source}
             return store.publish(staging, "ggml-cuda.so", manifest).path
 
     return one
@@ -141,7 +143,24 @@ def test_without_a_gpu_nothing_is_built(job: pipeline.Job, monkeypatch: pytest.M
 
 
 def test_a_source_is_opened_only_where_one_is_named(job: pipeline.Job) -> None:
-    assert pipeline.source_to_try(job) is None
+    assert pipeline.source_to_try(job, Path("m.so")) is None
+
+
+def test_another_source_than_that_of_a_cached_module_is_refused(
+    job: pipeline.Job,
+    publish: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = publish("abcd", "75", "classic")
+    job = replace(job, request=replace(job.request, source="./tree"))
+    tree = SimpleNamespace(digest="another", origin="./tree")
+    monkeypatch.setattr(trying, "open_source", lambda _: SimpleNamespace(source=tree))
+    with pytest.raises(UsageError, match=r"was not built from \./tree, but from kind 0\.8\.1"):
+        pipeline.source_to_try(job, path)
+    assert pipeline.source_to_try(job, tmp_path / "m.so") == tree  # nobody knows
+    tree.digest = "digest"
+    assert pipeline.source_to_try(job, path) == tree
 
 
 # --- the commands ---------------------------------------------------------------------------------

@@ -48,9 +48,23 @@ def module_to_try(job: Job, named: str | None, device: int = 0) -> Path:
     return built.path
 
 
-def source_to_try(job: Job) -> SourceTree | None:
-    """Open what a user says that the module was built from; None if nothing was said."""
-    return open_source(job).source if job.request.source else None
+def source_to_try(job: Job, module: Path) -> SourceTree | None:
+    """Open what a user says that a module was built from; None if nothing was said.
+
+    :raises UsageError: the cache knows that it was built from something else. A program that is
+        compiled with the wrong headers would crash, and the module get the blame.
+    """
+    tree = open_source(job).source if job.request.source else None
+    if tree is not None and module.parent.parent == job.store.base:
+        artifact = job.store.lookup(module.parent.name, job.notify)
+        built_from = artifact.manifest["source"] if artifact else {"digest": tree.digest}
+        if built_from["digest"] != tree.digest:
+            raise UsageError(
+                f"{module} was not built from {tree.origin}, but from {built_from['kind']} "
+                f"{built_from['version'] or '(unknown version)'} with other contents",
+                hint="name that with --source",
+            )
+    return tree
 
 
 def _named(job: Job, named: str) -> Path:

@@ -17,11 +17,12 @@ def verify(call: Call) -> int:
 
     request = call.request
     job = pipeline.start(request, call.environ, Path.cwd(), call.renderer)
+    module = pipeline.module_to_try(job, call.arguments["module"], request.device)
     verdict = verify.verify(
-        pipeline.module_to_try(job, call.arguments["module"], request.device),
+        module,
         device=request.device,
         types=_names(request.types),
-        source=pipeline.source_to_try(job),
+        source=pipeline.source_to_try(job, module),
         environ=call.environ,
         time_limit=float(request.time_limit),
         notify=call.renderer,
