@@ -132,6 +132,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(toolchain, "find_host_compiler", lambda *_a, **_k: compiler)
     monkeypatch.setattr(toolchain, "find_build_tools", lambda *_a, **_k: tools)
     monkeypatch.setattr(probe, "detect_nvidia", lambda _environ: found.detection)
+    monkeypatch.setattr(probe, "detect_amd", lambda _environ: Detection((), (), None, absent=True))
     monkeypatch.setattr(probe, "detect_gpus", found.detect_gpus)
     monkeypatch.setattr(probe, "host_limits", lambda: HostLimits(2, 8 * GIB))
     monkeypatch.setattr(engine, "compile_plan", found.compile_plan)
@@ -370,7 +371,8 @@ def test_json_is_one_document_as_documented(command: Run) -> None:
     [
         (["--arch", "sm_999"], 3, "ArchitectureError"),
         (["--arch", " , "], 3, "ArchitectureError"),
-        (["--arch", "gfx1100"], 3, "ArchitectureError"),
+        (["--arch", "gfx1100", "--backend", "cuda"], 3, "ArchitectureError"),
+        (["--arch", "sm_90", "--backend", "hip"], 3, "ArchitectureError"),
         (["--arch", "native"], 3, "ArchitectureError"),
         (["--arch", "61,120"], 4, "ToolchainError"),
         (["--arch", "75", "--source", "/nowhere"], 5, "SourceError"),
