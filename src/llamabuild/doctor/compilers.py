@@ -13,10 +13,10 @@ from llamabuild.errors import ToolchainError
 from llamabuild.memo import Memo
 from llamabuild.toolchain import Toolkit
 
-__all__ = ["build_tools", "host_compilers", "launchers", "toolkits", "variables"]
+__all__ = ["build_tools", "host_compilers", "launchers", "rocms", "toolkits", "variables"]
 
 #: How the search says that the user named it: what was named is not passed over quietly.
-_NAMED = {"--toolkit", "CUDACXX", "NVCC", "CUDA_HOME", "CUDA_PATH"}
+_NAMED = {"CUDACXX", "NVCC", "CUDA_HOME", "CUDA_PATH", "ROCM_PATH", "HIP_PATH"}
 
 
 def toolkits(here: Surroundings) -> Iterator[Line]:
@@ -35,7 +35,8 @@ def toolkits(here: Surroundings) -> Iterator[Line]:
     for warning in search.warnings:
         if not any(rejected.reason in warning for rejected in search.rejected):
             yield Line("note", warning, "unset the one that is not meant")
-    if not search.toolkits:
+    amd_only = here.amd.gpus and not here.nvidia.gpus
+    if not search.toolkits and not amd_only:
         try:
             toolchain.choose(search, [], cublas=False)
         except ToolchainError as error:
@@ -48,6 +49,26 @@ def _described(toolkit: Toolkit) -> str:
         span = f"{toolkit.real[0].capability} to {toolkit.real[-1].capability}"
     blas = f"cuBLAS {toolkit.cublas.version}" if toolkit.cublas else "no cuBLAS"
     return f"{toolkit.label}, by {toolkit.found_via}: compiles {span}, {blas}"
+
+
+def rocms(here: Surroundings) -> Iterator[Line]:
+    """Every ROCm; what was turned down only where there is a GPU for it."""
+    search = here.rocms
+    for rocm in search.toolkits:
+        blas = "hipBLAS" if rocm.hipblas else "no hipBLAS"
+        yield Line(
+            "ok",
+            f"{rocm.label}, by {rocm.found_via}: compiles {len(rocm.targets)} targets with clang "
+            f"{rocm.llvm}, {blas}",
+        )
+    if not here.amd.gpus:
+        return
+    for rejected in search.rejected:
+        serious = not search.toolkits or rejected.found_via in _NAMED
+        yield Line("trouble" if serious else "note", f"not used: {rejected}", rejected.hint)
+    for warning in search.warnings:
+        if not any(rejected.reason in warning for rejected in search.rejected):
+            yield Line("note", warning, "unset the one that is not meant")
 
 
 def host_compilers(here: Surroundings) -> Iterator[Line]:

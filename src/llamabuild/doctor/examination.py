@@ -16,7 +16,7 @@ __all__ = ["SECTIONS", "examine"]
 Check: TypeAlias = Callable[[Surroundings], Iterator[Line]]
 
 #: Seconds for all the programs that the checks start, together.
-SECONDS = 12.0
+SECONDS = 10.0
 
 SECTIONS: Mapping[str, tuple[Check, ...]] = {
     "system": (
@@ -27,9 +27,10 @@ SECTIONS: Mapping[str, tuple[Check, ...]] = {
         platforms.jetson,
         platforms.container,
     ),
-    "gpus": (gpus.found, gpus.driver, gpus.compiled_for),
+    "gpus": (gpus.found, gpus.driver, gpus.compiled_for, gpus.compiled_for_amd),
     "toolkits": (
         compilers.toolkits,
+        compilers.rocms,
         compilers.host_compilers,
         compilers.build_tools,
         compilers.launchers,

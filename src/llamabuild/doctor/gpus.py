@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llamabuild import toolchain
-from llamabuild.arch import CudaArch
+from llamabuild.arch import CudaArch, HipTarget
 from llamabuild.doctor.model import Line
 from llamabuild.doctor.surroundings import Surroundings
 from llamabuild.errors import ToolchainError
 from llamabuild.inspect import drivers
 from llamabuild.probe.pci import has_card
-from llamabuild.toolchain import Toolkit
+from llamabuild.toolchain import RocmNeeds, Toolkit
 
-__all__ = ["compiled_for", "driver", "found"]
+__all__ = ["compiled_for", "compiled_for_amd", "driver", "found"]
 
 #: Makers' numbers on the PCI bus.
 _NVIDIA, _AMD = "0x10de", "0x1002"
@@ -98,6 +98,17 @@ def compiled_for(here: Surroundings) -> Iterator[Line]:
             yield Line("trouble", error.message, error.hint)
         else:
             yield Line("ok", f"for {arch.capability}: {choice.toolkit.label}")
+
+
+def compiled_for_amd(here: Surroundings) -> Iterator[Line]:
+    """Whether some ROCm compiles for each AMD GPU that is there."""
+    for name in sorted({gpu.arch.partition(":")[0] for gpu in here.amd.gpus}):
+        try:
+            choice = toolchain.choose_rocm(here.rocms, [HipTarget(name)], RocmNeeds())
+        except ToolchainError as error:
+            yield Line("trouble", error.message, error.hint)
+        else:
+            yield Line("ok", f"for {name}: {choice.toolkit.label}")
 
 
 def _release(toolkit: Toolkit) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from llamabuild.memo import Memo
 from llamabuild.probe import Detection, Gpu
 from llamabuild.probe.interfaces import Answer, Broken, device_tree, libcuda, nvidia_smi, nvml
 from llamabuild.probe.interfaces import Machine as ProbedMachine
-from llamabuild.toolchain import Machine, ToolkitSearch
+from llamabuild.toolchain import Machine, RocmSearch, ToolkitSearch
 
 __all__ = ["INTERFACES", "Surroundings", "in_time"]
 
@@ -108,6 +108,16 @@ class Surroundings:
             return ToolkitSearch(())
         with run.within(TOOLKIT_SECONDS):
             return toolchain.find_cuda(
+                self.environ, memo=Memo(None), machine=self.machine, python_path=self.python_path
+            )
+
+    @cached_property
+    def rocms(self) -> RocmSearch:
+        """Every ROCm, asked anew likewise."""
+        if self.machine.system != "linux":
+            return RocmSearch(())
+        with run.within(TOOLKIT_SECONDS):
+            return toolchain.find_rocm(
                 self.environ, memo=Memo(None), machine=self.machine, python_path=self.python_path
             )
 

@@ -528,12 +528,41 @@ def test_versions_are_compared_by_number(version: str, other: str, expected: boo
     assert newer(version, other) is expected
 
 
-def test_a_gpu_of_amd_is_told_too(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llamabuild import probe
-    from llamabuild.probe import Detection
+class TestAmd:
+    @pytest.fixture
+    def radeon(self, patient: Patient, monkeypatch: pytest.MonkeyPatch) -> Patient:
+        from llamabuild import probe
+        from llamabuild.probe import Detection
 
-    found = Gpu("amd", 0, "Radeon RX 7900 XTX", "gfx1100", 24 * GIB, "", "KFD", "")
-    monkeypatch.setattr(probe, "detect_amd", lambda *_a, **_k: Detection((found,), (), None))
-    assert patient.line("Radeon").text.startswith("GPU 0: Radeon RX 7900 XTX, gfx1100, 24 GiB")
-    assert not patient.says("NVIDIA")
-    assert not patient.says("there is no GPU")
+        found = Gpu("amd", 0, "Radeon RX 6800", "gfx1030", 16 * GIB, "", "KFD", "")
+        monkeypatch.setattr(probe, "detect_amd", lambda *_a, **_k: Detection((found,), (), None))
+        return patient
+
+    def test_a_gpu_is_told_and_nvidias_are_not_missed(self, radeon: Patient) -> None:
+        line = radeon.line("Radeon")
+        assert line.text.startswith("GPU 0: Radeon RX 6800, gfx1030, 16 GiB")
+        assert not radeon.says("NVIDIA")
+        assert not radeon.says("there is no GPU")
+        assert not radeon.says("CUDA toolkit")
+
+    def test_without_rocm(self, radeon: Patient) -> None:
+        line = radeon.line("no usable ROCm was found")
+        assert line.status == "trouble"
+        assert line.cure
+
+    def test_with_one(self, radeon: Patient) -> None:
+        radeon.sandbox.rocm(radeon.root / "opt/rocm")
+        assert radeon.line("for gfx1030: HIP 6.2.41134").status == "ok"
+        assert "no hipBLAS" in radeon.line("with clang 18.0.0").text
+
+    def test_with_one_that_cannot_compile(self, radeon: Patient) -> None:
+        radeon.sandbox.rocm(
+            radeon.root / "opt/rocm", trouble="error: cannot find ROCm device library"
+        )
+        assert radeon.line("not used:").status == "trouble"
+
+    def test_what_is_wrong_with_rocm_is_nobodys_trouble_without_such_a_gpu(
+        self, patient: Patient
+    ) -> None:
+        patient.sandbox.rocm(patient.root / "opt/rocm", trouble="error: broken")
+        assert not patient.says("not used:")
