@@ -53,7 +53,7 @@ class KfdTree:
         told = {"simd_count": 128, "vendor_id": 4098, "drm_render_minor": minor, **properties}
         if version:
             told["gfx_target_version"] = version
-        return self._node(told, name=name, memory=((1, memory),))
+        return self._node(told, name=name, memory=((1, memory), (4, 64 * 1024)))
 
     def product(self, minor: int, *, name: str = "", revision: str = "0xc8") -> KfdTree:
         """Say what DRM says of a render device."""

@@ -93,9 +93,9 @@ def test_apu_and_card_are_told_apart(tree: KfdTree) -> None:
 
 
 def test_an_old_kernel_lists_processor_and_gpu_as_one(tree: KfdTree) -> None:
-    tree.gpu(90002, cpu_cores_count=8).gpu(90006, minor=129)
+    tree.gpu(80001, cpu_cores_count=8).gpu(90006, minor=129)
     apu, card = detect(tree.root).gpus
-    assert (apu.arch, apu.integrated, apu.node) == ("gfx902", True, 0)
+    assert (apu.arch, apu.integrated, apu.node) == ("gfx801", True, 0)
     assert (card.arch, card.integrated, card.node) == ("gfx906", False, 1)
 
 
