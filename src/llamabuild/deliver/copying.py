@@ -18,8 +18,9 @@ __all__ = ["copy", "data_bytes", "difference", "share_blocks"]
 
 #: Bytes that are copied or compared at once.
 CHUNK = 4 << 20
-#: How often a step says how far it is.
+#: A step says how far it is at most so often, and at most once in so many seconds.
 _STEPS = 50
+_SECONDS = 0.5
 #: What a kernel or a file system says that cannot copy between two files by itself.
 _CANNOT = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.ENOTTY}
 #: linux/fs.h: _IOW(0x94, 9, int)
@@ -103,18 +104,18 @@ def data_bytes(file: FileIO, length: int) -> int:
 
 
 class _Progress:
-    """Says at each fiftieth how far a step is, in MiB."""
+    """Says how far a step is, in MiB."""
 
     def __init__(self, step: str, length: int, notify: Listener) -> None:
         self._step, self._length, self._notify = step, length, notify
-        self._told = 0
-        self._began = time.monotonic()
+        self._part = 0
+        self._began = self._told = time.monotonic()
         notify(StepStarted(step))
 
     def reach(self, position: int) -> None:
-        part = position * _STEPS // self._length
-        if part > self._told and self._length > _MIB:
-            self._told = part
+        part, now = position * _STEPS // self._length, time.monotonic()
+        if part > self._part and now - self._told >= _SECONDS:
+            self._part, self._told = part, now
             share = position / self._length
             done, total = position // _MIB, self._length // _MIB
             self._notify(StepAdvanced(self._step, done, total, share, "MiB"))
