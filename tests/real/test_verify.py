@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from llamabuild.probe import detect_gpus
+
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "kernels"
 STAND_IN = HERE / "verify" / "stand_in.cpp"
@@ -212,9 +214,11 @@ def test_a_library_that_is_no_module_is_not_called_one(
     assert "is no GPU module: it exports none of llamabuild_version, ggml_cuda_link" in done.stderr
 
 
+@pytest.mark.gpu
 def test_what_a_ggml_module_needs_to_be_tried_is_said(
-    compile_library: Callable[[str], Path],
+    compile_library: Callable[[str], Path], need: Any
 ) -> None:
+    need(detect_gpus(os.environ).gpus, "a GPU")
     names = ("ggml_backend_cuda_init", "ggml_backend_cuda_get_device_count")
     library = compile_library("".join(f"int {name}(void) {{ return 1; }}\n" for name in names))
     done = llamabuild("verify", library)
@@ -245,6 +249,9 @@ def test_a_module_without_its_ggml_is_no_failure(
     )  # fmt: skip
     base.unlink()
     done = llamabuild("verify", module)
+    if not detect_gpus(os.environ).gpus:
+        assert done.returncode == 3
+        return
     assert done.returncode == 0, done.stderr
     assert "it needs libggml-base.so.0, which comes with llama.cpp" in done.stdout
 

@@ -56,6 +56,8 @@ def verify(
     verdict = trying.judged(trial)
     if verdict.passed and verdict.complete and verdict.flavor != "bundled":
         verdict = _driven(trying, source, verdict)
+    if verdict.passed and not verdict.rows:  # then perhaps nobody has asked for a GPU yet
+        require_gpu(probe.detect_gpus(environ))
     seconds = time.monotonic() - began
     notify(StepFinished(step, seconds))
     return replace(verdict, seconds=seconds)
@@ -181,13 +183,13 @@ def _driven(trying: _Trying, source: SourceTree | None, loaded: Verdict) -> Verd
     products = f"products ({', '.join(hosting.TYPES)})"
     if source is None:
         why = f"a {loaded.flavor} module is driven with the headers of what it was built from"
-        return _only_loaded(trying, loaded, Unshown(products, why, "name that with --source"))
+        return replace(loaded, not_shown=(Unshown(products, why, "name that with --source"),))
     with tempfile.TemporaryDirectory(prefix="llamabuild-verify-") as folder:
         try:
             program = hosting.compile_host(source, Path(folder, "host"), trying.environ)
         except hosting.CannotCompile as error:
             hint = "it takes gcc or clang, and the source of this very module as --source"
-            return _only_loaded(trying, loaded, Unshown(products, str(error), hint))
+            return replace(loaded, not_shown=(Unshown(products, str(error), hint),))
         driven = trying.judged(trying.in_host(program))
     return replace(
         driven,
@@ -195,10 +197,3 @@ def _driven(trying: _Trying, source: SourceTree | None, loaded: Verdict) -> Verd
         card=driven.card or loaded.card,
         shown=tuple(dict.fromkeys((*loaded.shown, *driven.shown))),
     )
-
-
-def _only_loaded(trying: _Trying, loaded: Verdict, products: Unshown) -> Verdict:
-    """What is left to say where nothing can be multiplied; a classic module was not asked yet."""
-    if loaded.flavor == "classic":
-        require_gpu(probe.detect_gpus(trying.environ))
-    return replace(loaded, not_shown=(products,))
