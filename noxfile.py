@@ -48,7 +48,7 @@ def real(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """A million damaged inputs for the readers of foreign files: ``nox -s fuzz -- [TARGET]``."""
     session.install(".", *group("test"), "atheris")
-    targets = ("module", "cubin", "object", "bundle", "ptx", "lz4", "zstd", "demangle")
+    targets = ("module", "report", "cubin", "object", "bundle", "ptx", "lz4", "zstd", "demangle")
     for target in session.posargs or targets:
         session.run(
             *("python", "-m", "tests.fuzz.readers", target),

@@ -20,6 +20,7 @@ import atheris  # type: ignore[import-untyped]
 with atheris.instrument_imports(include=["llamabuild.inspect"]):
     from llamabuild.errors import LlamabuildError
     from llamabuild.inspect import (
+        Module,
         amd,
         compare,
         cubin,
@@ -49,12 +50,19 @@ TEXT = b"""
 """ % (len(MESSAGE), b", ".join(str(byte).encode() for byte in MESSAGE))
 
 
-def module(data: bytes) -> None:
-    """All that ``inspect`` does with a file."""
+def module(data: bytes) -> Module | None:
+    """A whole file: ELF or PE, what is in its sections, and what is packed in there."""
     path = SCRATCH / "module"
     path.write_bytes(data)
     with suppress(LlamabuildError):
-        found = read_module(path)
+        return read_module(path)
+    return None
+
+
+def told(data: bytes) -> None:
+    """All that ``inspect`` says of a file."""
+    found = module(data)
+    if found is not None:
         report.document(found, CARDS)
         report.summary(found)
         report.explain(found, "61", ())
@@ -70,6 +78,7 @@ def mangled(data: bytes) -> None:
 #: Target -> what it reads, and how large its inputs may be.
 TARGETS: Mapping[str, tuple[Callable[[bytes], object], int]] = {
     "module": (module, 6_000),
+    "report": (told, 6_000),
     "cubin": (lambda data: cubin.kernels(memoryview(data), 61 if len(data) % 2 else 90), 3_000),
     "object": (lambda data: amd.kernels(memoryview(data), "gfx906"), 3_000),
     "bundle": (lambda data: [*amd.bundles(memoryview(data), image.Budget(len(data)))], 3_000),
@@ -125,12 +134,14 @@ def seeds(target: str) -> Iterator[bytes]:
     }
     elf = {"undefined": ("cuInit",), "needed": ("libc.so.6",), "versions": ("GLIBC_2.34",)}
     imports = {"imported": (("nvcuda.dll", ("cuInit",)),), "delayed": (("a.dll", ("f",)),)}
+    modules = [
+        forge.library(fatbin, **symbols, **elf),  # type: ignore[arg-type]
+        forge.library(more=(Part(".hip_fatbin", 1, b"".join(bundles)),)),
+        forge.dll(fatbin, **symbols, **imports),  # type: ignore[arg-type]
+    ]
     found = {
-        "module": [
-            forge.library(fatbin, **symbols, **elf),  # type: ignore[arg-type]
-            forge.library(more=(Part(".hip_fatbin", 1, b"".join(bundles)),)),
-            forge.dll(fatbin, **symbols, **imports),  # type: ignore[arg-type]
-        ],
+        "module": modules,
+        "report": modules,
         "cubin": cubins,
         "object": [amds],
         "bundle": bundles,
