@@ -38,8 +38,9 @@ GRACE_SECONDS = (3.0, 2.0)
 #: Seconds to wait for what was killed: a process that hangs in a driver is not waited for longer.
 KILL_SECONDS = 5.0
 
-#: When the last program must have ended, by the monotonic clock.
+#: When the last program must have ended, by the monotonic clock, and how long each may take.
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+_longest: ContextVar[float] = ContextVar("longest", default=math.inf)
 
 
 class CannotStart(Exception):
@@ -48,6 +49,10 @@ class CannotStart(Exception):
 
 class TimedOut(Exception):
     """The program did not finish in the time it was given, and was killed."""
+
+
+class OutOfTime(TimedOut):
+    """Others took all the time of a :func:`within`: the program was not started."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +99,19 @@ def environment(
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Give all that the block captures so many seconds together, whatever each call was given.
+def within(seconds: float, *, each: float = math.inf) -> Iterator[None]:
+    """Bound what the block captures, whatever each call was given.
 
-    What would start later does not: it raises :class:`TimedOut`, too.
+    :param seconds: for all calls together; what would start later raises :class:`OutOfTime`.
+    :param each: seconds for one call, so that one that hangs leaves time for others.
     """
-    token = _deadline.set(min(_deadline.get(), time.monotonic() + seconds))
+    deadline = _deadline.set(min(_deadline.get(), time.monotonic() + seconds))
+    longest = _longest.set(min(_longest.get(), each))
     try:
         yield
     finally:
-        _deadline.reset(token)
+        _deadline.reset(deadline)
+        _longest.reset(longest)
 
 
 def capture(
@@ -123,9 +131,9 @@ def capture(
     :raises TimedOut: it did not end in time; nothing of it is left.
     """
     began = time.monotonic()
-    timeout = min(timeout, _deadline.get() - began)
+    timeout = min(timeout, _longest.get(), _deadline.get() - began)
     if timeout <= 0:
-        raise TimedOut(f"{argv[0]} was not started: the time is up")
+        raise OutOfTime(f"{argv[0]} was not started: the time is up")
     with _started(argv, env=env, cwd=cwd, stderr=subprocess.PIPE) as process:
         try:
             out, err = process.communicate(timeout=timeout)

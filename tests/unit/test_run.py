@@ -135,13 +135,21 @@ class TestWithin:
 
     def test_what_comes_too_late_is_not_started(self, tools: Tools, tmp_path: Path) -> None:
         tool = tools.shell(f"touch '{tmp_path}/started'")
-        with run.within(60), run.within(0), pytest.raises(run.TimedOut, match="the time is up"):
+        with run.within(60), run.within(0), pytest.raises(run.OutOfTime, match="the time is up"):
             run.capture([tool], env=ENV, timeout=60)
         assert not (tmp_path / "started").exists()
 
     def test_a_longer_time_inside_does_not_count(self, tools: Tools) -> None:
         with run.within(0), run.within(60), pytest.raises(run.TimedOut):
             run.capture([tools.shell("")], env=ENV, timeout=60)
+
+    def test_one_that_hangs_leaves_time_for_others(self, tools: Tools) -> None:
+        with run.within(60, each=0.3), run.within(60):
+            with pytest.raises(run.TimedOut, match=r"did not finish in 0\.3 seconds"):
+                run.capture([tools.shell("exec sleep 60")], env=ENV, timeout=60)
+            with pytest.raises(run.TimedOut):
+                run.capture([tools.shell("exec sleep 60")], env=ENV, timeout=60)
+        assert run.capture([tools.shell("sleep 0.5")], env=ENV, timeout=60).returncode == 0
 
     def test_afterwards_nothing_is_left_of_it(self, tools: Tools) -> None:
         with pytest.raises(ZeroDivisionError), run.within(0):

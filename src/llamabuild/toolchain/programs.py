@@ -66,6 +66,8 @@ def ask(argv: Sequence[str | Path], environ: Mapping[str, str], *, cwd: Path | N
     question = " ".join([Path(argv[0]).name, *(str(part) for part in argv[1:])])
     try:
         answer = run.capture(argv, env=environ, timeout=PROBE_SECONDS, cwd=cwd)
+    except run.OutOfTime:
+        raise Unusable("was not asked: other programs took the time for it") from None
     except run.TimedOut:
         raise Unusable(f"`{question}` gave no answer in time") from None
     except run.CannotStart as error:
