@@ -93,6 +93,9 @@ def compile_host(source: SourceTree, out: Path, environ: Mapping[str, str]) -> P
     if source.layout != "classic":
         has_reg = "ggml_backend_cuda_reg(" in _header(headers, "ggml-cuda.h")
         defines = {"HAS_REG": "1"} if has_reg else {}
+        named = {define.partition("=")[0] for define in source.defines}
+        if "GGML_MULTIPLATFORM" in named:  # llamafile's calling convention, where it is patched in
+            defines["GGML_MULTIPLATFORM"] = "1"
         main = "ggml_host.c"
     else:
         # Where releases share a source (0.9.2-0.9.3), any of them would take the module.

@@ -251,6 +251,29 @@ def test_with_its_source_a_classic_module_is_driven(
     assert "X(ggml_backend_cuda_get_device_properties)" in command  # since 0.9.2
 
 
+@pytest.mark.parametrize("defines", [(), ("NDEBUG", "GGML_MULTIPLATFORM")])
+def test_a_ggml_module_is_driven_in_the_convention_of_its_build(
+    module: Path,
+    child: Child,
+    compiler: Callable[..., dict[str, str]],
+    tree: SourceTree,
+    tmp_path: Path,
+    defines: tuple[str, ...],
+) -> None:
+    child(
+        {"ready": True}, {"flavor": "self-contained", "symbols": 2}, {"devices": 1}, {"end": True}
+    )
+    (tree.root / "ggml-cuda.h").write_text("ggml_backend_reg_t ggml_backend_cuda_reg(void);")
+    tree = replace(tree, layout="split", defines=defines)
+    verdict = tried(module, source=tree, environ=compiler(*DRIVEN))
+    assert verdict.passed, verdict.error
+    assert verdict.flavor == "self-contained"
+    command = (tmp_path / "argv.json").read_text()
+    assert "ggml_host.c" in command
+    assert "-DHAS_REG=1" in command
+    assert ("-DGGML_MULTIPLATFORM=1" in command) == bool(defines)
+
+
 def test_a_stand_in_whose_module_gives_up(
     module: Path, child: Child, compiler: Callable[..., dict[str, str]], tree: SourceTree
 ) -> None:
