@@ -31,7 +31,14 @@ def of(folder: Path, **values: Any) -> Shape:
 
 
 class TestKnown:
-    """What llama.cpp prints for Llama 3.1 8B: its log says the same numbers."""
+    """Numbers that can be checked by hand, or against a program's own log."""
+
+    def test_the_log_of_a_model(self) -> None:
+        """TriLM 3.9B with 512 tokens: 180 MiB of cache, 105 of buffers (llamafile, PR 552)."""
+        heads = (3072,) * 30
+        found = Shape("llama", 30, heads, heads, 24, 3072, 50432, 2048, None, 0, 0)
+        assert cache_bytes(found, 512) == 180 * MIB
+        assert 0.9 < need(found, 512).buffers / (105 * MIB) < 1
 
     def test_the_cache(self, tmp_path: Path) -> None:
         assert cache_bytes(of(tmp_path), 8192) == GIB
