@@ -22,7 +22,7 @@ from llamabuild.events import Note
 from llamabuild.inspect import Module
 from llamabuild.memo import identity
 from llamabuild.pipeline.building import build, gpu_architecture
-from llamabuild.pipeline.fitness import fits, refuse_unfit
+from llamabuild.pipeline.fitness import fits, refuse_unfit, sources_of
 from llamabuild.pipeline.stages import Job, detect, open_source, plan
 from llamabuild.pipeline.trying import module_to_try
 
@@ -145,8 +145,9 @@ def install_module(job: Job, named: Path) -> Installed:
     module = inspect.read_module(path)
     backend = "rocm" if module.backend == "hip" else "cuda"
     wanted = _of(job, wanted, backend)
-    own = job.source is not None and job.source.kind == "llamafile" and bool(job.plans)
-    fits(module, version, embed=job.request.embed, made_for_it=own and bool(llamafile.sources))
+    made_of = _made_of(job, llamafile, module)
+    for text in fits(module, version, embed=job.request.embed, made_of=made_of):
+        job.notify(Note("warning", text))
     for card in wanted:
         refuse_unfit(module, card.name, card.arch)
     delivery = _delivery(job, llamafile, path, backend)  # refused places are told before the trial
@@ -193,6 +194,16 @@ def _module(
         return job, artifact.path if artifact else None
     (built,) = build(job)
     return job, built.path
+
+
+def _made_of(job: Job, llamafile: Llamafile, module: Module) -> str | None:
+    """The release of the sources that a module was built from, or a range of them.
+
+    A module that was built here of the llamafile's own sources is for that very llamafile.
+    """
+    if job.plans and llamafile.sources and job.request.source == str(llamafile.path):
+        return llamafile.version
+    return sources_of(module, job.store)
 
 
 def _with_source(job: Job) -> Job:

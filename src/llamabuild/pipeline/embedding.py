@@ -17,7 +17,7 @@ from llamabuild.errors import DeliveryError, SourceError, UsageError
 from llamabuild.events import Note
 from llamabuild.inspect import Module
 from llamabuild.pipeline.delivery import open_backups
-from llamabuild.pipeline.fitness import fits
+from llamabuild.pipeline.fitness import fits, sources_of
 from llamabuild.pipeline.stages import Job
 from llamabuild.pipeline.trying import module_to_try
 
@@ -165,12 +165,15 @@ def _refuse_unfit(job: Job, module: Module, name: str, llamafile: Llamafile) -> 
     if not llamafile.candidates:
         job.notify(Note("warning", f"{llamafile.path} does not tell its release: not checked"))
     reasons = []
+    made_of = sources_of(module, job.store)
     for release in llamafile.candidates:
         try:
-            fits(module, release, embed=True, made_for_it=False)
+            doubts = fits(module, release, embed=True, made_of=made_of)
         except DeliveryError as error:
             reasons.append(error)
         else:
+            for text in doubts:
+                job.notify(Note("warning", text))
             return
     if reasons:
         raise reasons[-1]

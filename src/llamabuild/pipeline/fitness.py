@@ -6,31 +6,45 @@ import platform
 import sys
 
 from llamabuild import deliver, inspect
-from llamabuild.deliver.places import loader_of
+from llamabuild.deliver.places import canonical, loader_of
 from llamabuild.errors import DeliveryError, ModuleRejectedError
 from llamabuild.inspect import Coverage, Module
 from llamabuild.inspect.hosts import flavor
 from llamabuild.source.loaders import loaders
+from llamabuild.store import Store
 
-__all__ = ["fits", "misfit", "refuse_unfit"]
+__all__ = ["fits", "misfit", "refuse_unfit", "sources_of"]
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _FORMATS = {"windows": "pe"}
 
 
-def fits(module: Module, version: str, *, embed: bool, made_for_it: bool) -> None:
+def fits(module: Module, version: str, *, embed: bool, made_of: str | None) -> tuple[str, ...]:
     """Refuse a module that a release of llamafile cannot load, or would crash with.
 
     :param embed: the module may be for another machine, where the llamafile will run.
-    :param made_for_it: it was compiled from this llamafile's own sources.
+    :param made_of: the release of its sources, or a range of them; none where nobody knows.
     :raises DeliveryError: with the reason.
+    :returns: what its user should know.
     """
-    reason = _unfit(module, version, embed=embed, made_for_it=made_for_it)
-    if reason:
-        raise DeliveryError(
-            f"llamafile {version} cannot use {module.path.name}: {reason}",
-            hint="build one for it: llamabuild install LLAMAFILE without --module",
-        )
+    reason = _unfit(module, version, embed=embed)
+    if not reason:
+        reason, doubt = _other_layout(module, version, made_of)
+        if not reason:
+            return (doubt,) if doubt else ()
+    raise DeliveryError(
+        f"llamafile {version} cannot use {module.path.name}: {reason}",
+        hint="build one for it: llamabuild install LLAMAFILE without --module",
+    )
+
+
+def sources_of(module: Module, store: Store) -> str | None:
+    """The llamafile release of a module's sources, or a range of them, where the cache has it."""
+    for entry in store.entries():
+        manifest = entry.artifact.manifest
+        if manifest["sha256"] == module.sha256 and manifest["source"]["kind"] == "llamafile":
+            return manifest["source"]["version"] or None
+    return None
 
 
 def refuse_unfit(module: Module, name: str, architecture: str) -> None:
@@ -64,7 +78,7 @@ def misfit(coverage: Coverage) -> str:
     return f"nobody can tell which kernels give up in the code for {taken}"
 
 
-def _unfit(module: Module, version: str, *, embed: bool, made_for_it: bool) -> str:
+def _unfit(module: Module, version: str, *, embed: bool) -> str:
     if not embed and (foreign := _foreign(module)):
         return foreign
     kind, wanted = flavor(module), _flavor_of(version)
@@ -73,13 +87,32 @@ def _unfit(module: Module, version: str, *, embed: bool, made_for_it: bool) -> s
     exported = set(module.exported)
     if absent := [name for name in deliver.required_symbols(version) if name not in exported]:
         return f"it does not export {', '.join(absent)}, which llamafile looks up"
-    if made_for_it:
-        return ""
-    ranges = loaders(module.exported)
-    if not any(_number(first) <= _number(version) <= _end(last) for first, last in ranges):
-        known = " or ".join(f"{first} to {last}" if last else first for first, last in ranges)
-        return f"by its functions it is of the sources of llamafile {known or 'unknown'}"
     return ""
+
+
+def _other_layout(module: Module, version: str, made_of: str | None) -> tuple[str, str]:
+    """Why the module's data layout is not the release's; and else, why that is not certain.
+
+    The layouts that its functions leave open are one, where the release of its sources is known.
+    """
+    ranges = loaders(module.exported)
+    if made_of is not None:
+        made = _number(canonical(made_of.split("-")[0]))
+        if made == _number(version):
+            return "", ""
+        ranges = tuple(pair for pair in ranges if _within(made, pair))
+    known = " or ".join(
+        first if last in {first, ""} else f"{first} to {last}" for first, last in ranges
+    )
+    if not any(_within(_number(version), pair) for pair in ranges):
+        of = f"llamafile {made_of}" if made_of else f"llamafile {known or 'unknown'}"
+        return f"it is of the sources of {of}, whose data layout is another", ""
+    if len(ranges) > 1:
+        return (
+            "",
+            f"by its functions the module is for llamafile {known}: only one of them is right",
+        )
+    return "", ""
 
 
 def _foreign(module: Module) -> str:
@@ -105,5 +138,6 @@ def _number(version: str) -> tuple[int, ...]:
     return tuple([*parts, 0, 0][:3])
 
 
-def _end(last: str) -> tuple[int, ...]:
-    return _number(last) if last else (sys.maxsize,)
+def _within(number: tuple[int, ...], pair: tuple[str, str]) -> bool:
+    first, last = pair
+    return _number(first) <= number and (not last or number <= _number(last))

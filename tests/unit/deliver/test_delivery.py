@@ -18,6 +18,7 @@ from llamabuild.errors import ModuleRejectedError, ToolchainError
 from llamabuild.inspect import Entry, Kernel, Module
 from llamabuild.pipeline import building, delivery, fitness
 from llamabuild.probe import Detection, Gpu, Problem
+from llamabuild.store import Store
 from llamabuild.verify import Verdict
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are named as on Linux")
@@ -90,10 +91,13 @@ class Machine:
         if self.release not in CRC:
             return MODERN_EXPORTS
         marks = {
-            "0.8.1": ("ggml_backend_cuda_register_host_buffer",),
-            "0.9.3": ("ggml_backend_cuda_log_set_callback", "ggml_abort"),
+            "ggml_backend_cuda_register_host_buffer": (0, 7, 0),
+            "ggml_backend_cuda_log_set_callback": (0, 8, 5),
+            "ggml_abort": (0, 8, 13),
         }
-        return (*source.loader_symbols(self.release), *marks.get(self.release, ()))
+        release = tuple(int(part) for part in self.release.split("."))
+        also = tuple(name for name, first in marks.items() if release >= first)
+        return tuple(dict.fromkeys((*source.loader_symbols(self.release), *also)))
 
     def verify(self, path: Path, *, device: int, **_options: Any) -> Verdict:
         self.tried.append(path)
@@ -365,7 +369,28 @@ class TestWrongModules:
             "ggml_backend_cuda_log_set_callback",
             "ggml_abort",
         )
-        self.refused(world, say, "0.8.1", "of the sources of llamafile 0.8.13 to 0.9.3")
+        self.refused(world, say, "0.8.1", "of the sources of llamafile 0.8.13 to 0.9.3, whose data")
+
+    @pytest.mark.parametrize(
+        ("made_of", "code"), [("0.8.1", 0), ("0.8", 0), ("0.8.2-0.8.4", 9), ("0.7.1-0.7.4", 9)]
+    )
+    def test_whose_sources_are_known_from_the_cache(
+        self, world: World, say: Say, made_of: str, code: int
+    ) -> None:
+        key = "ab" * 16
+        cache = Store(world.folder / "cache")
+        with cache.claim(key) as staging:
+            (staging.entry / "ggml-cuda.so").write_bytes(OURS)
+            manifest = {"source": {"kind": "llamafile", "version": made_of}}
+            cache.publish(staging, "ggml-cuda.so", manifest)
+        said = say("install", world.llamafile("0.8.1"), "--module", "abab")
+        assert said.code == code, said.err
+        assert (f"of the sources of llamafile {made_of}, whose data" in said.err) == (code == 9)
+
+    def test_whose_sources_nobody_knows_for_certain(self, world: World, say: Say) -> None:
+        said = say("install", world.llamafile("0.8.1"), "--module", world.module)
+        assert said.code == 0
+        assert "only one of them is right" in said.err
 
     def test_for_another_system(self, world: World, machine: Machine, say: Say) -> None:
         machine.format = "pe"
