@@ -106,7 +106,7 @@ def _by_runtime(gpus: Sequence[Gpu], mask: str | None) -> list[Gpu]:
     if mask is None:
         return list(gpus)
     chosen: list[Gpu] = []
-    for entry in mask.split(",")[: len(gpus)]:
+    for entry in mask.split(","):
         gpu = _select(gpus, entry.strip())
         if gpu is None or gpu in chosen:
             break

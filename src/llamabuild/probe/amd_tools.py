@@ -50,9 +50,7 @@ def _agents(report: str) -> Iterator[Gpu]:
     """The GPUs in rocminfo's report. Modes (xnack, sramecc) are left out: see :func:`_gpu`."""
     index = 0
     for text in _AGENT.split(report)[1:]:
-        fields: dict[str, str] = {}
-        for name, value in _FIELD.findall(text):
-            fields.setdefault(name, value)
+        fields: dict[str, str] = dict(_FIELD.findall(text))
         target = fields.get("Name", "")
         if fields.get("Device Type") != "GPU" or not _TARGET.fullmatch(target):
             continue

@@ -87,7 +87,7 @@ def read_topology(root: Path, *, may_open: Callable[[Path], bool] = may_open) ->
             gpu = _gpu(root, place, properties, index=len(gpus), node=node)
             devices = ("/dev/kfd", f"/dev/dri/renderD{properties.get('drm_render_minor')}")
             absent = {path for path in devices if not is_there(root / path[1:])}
-            closed = {path for path in devices if not may_open(root / path[1:])} - absent
+            closed = {path for path in devices if not may_open(root / path[1:])}
             if absent or closed:
                 shut.append(gpu)
                 missing |= absent

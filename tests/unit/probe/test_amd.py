@@ -49,13 +49,13 @@ def tree(tmp_path: Path) -> KfdTree:
 
 
 def test_a_card_is_described_without_rocm(tree: KfdTree) -> None:
-    tree.processor().gpu(110000, memory=24 * GIB, unique_id=0x9E80_1234_0000_00AB)
+    tree.processor().gpu(110000, memory=24 * GIB, unique_id=0x0080_1234_0000_00AB)
     tree.product(128, name="Radeon PRO W7900")
     (gpu,) = detect(tree.root).gpus
     assert (gpu.vendor, gpu.index, gpu.arch, gpu.node) == ("amd", 0, "gfx1100", 1)
     assert (gpu.name, gpu.memory_bytes) == ("Radeon PRO W7900", 24 * GIB)
     assert (gpu.driver, gpu.found_via) == ("6.8.0-45-generic", "KFD")
-    assert gpu.uuid == "GPU-9e801234000000ab"
+    assert gpu.uuid == "GPU-00801234000000ab"
     assert not gpu.integrated
 
 
