@@ -23,8 +23,12 @@ __all__ = ["check_out", "parse"]
 
 _TAG = re.compile(r"v?\d[A-Za-z0-9._+-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
-#: Seconds that a whole fetch may take; git itself gives up on a dead connection earlier.
+#: Seconds that a whole fetch may take.
 _PATIENCE = 3600.0
+#: A connection that gives fewer bytes a second for so many seconds is dead.
+_SLOW = {"GIT_HTTP_LOW_SPEED_LIMIT": "1000", "GIT_HTTP_LOW_SPEED_TIME": "60"}
+#: Words that can be read, and no question that nobody would hear.
+_PLAIN = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
 #: By these, a repository that git was started in (a hook's, say) would be taken for ours.
 _FOREIGN = (
     "GIT_DIR",
@@ -112,9 +116,7 @@ class _Git:
                 hint="install git (apt install git), or give a checkout of llamafile as --source",
             )
         self._program = found
-        self._env = run.environment(
-            environ, unset=_FOREIGN, update={"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
-        )
+        self._env = run.environment({**_SLOW, **environ}, unset=_FOREIGN, update=_PLAIN)
 
     def __call__(self, *arguments: str | Path, cwd: Path | None = None) -> str:
         """Run a git command and return what it prints.
