@@ -34,7 +34,7 @@ class TestKnown:
     """Numbers that can be checked by hand, or against a program's own log."""
 
     def test_the_log_of_a_model(self) -> None:
-        """TriLM 3.9B, 512 tokens: cache 180 MiB, buffers 105 (llamafile PR 552; some 50,000 words)."""
+        """TriLM 3.9B, 512 tokens: 180 MiB, buffers 105 (llamafile PR 552); some 50,000 words."""
         heads = (3072,) * 30
         found = Shape("llama", 30, heads, heads, 24, 3072, 50432, 2048, None, 0, 0)
         assert cache_bytes(found, 512) == 180 * MIB
