@@ -107,3 +107,14 @@ def test_an_empty_machine(world: World) -> None:
     assert look(world) == ()
     del world.environ["HOME"]
     assert look(world) == ()
+
+
+def test_a_file_that_the_module_inside_will_replace_is_not_tried(world: World) -> None:
+    path = world.llamafile("0.10.0", cuda=SHIPPED)
+    world.app("0.10.0").mkdir(parents=True)
+    (world.app("0.10.0") / "ggml-cuda.so").write_bytes(b"doomed")
+    (seen,) = look(world, path)
+    assert [short(found) for found in seen.modules] == [
+        ("ggml-cuda.so", "shipped", 1),
+        ("0.10.0", "unknown", None),
+    ]
