@@ -401,8 +401,9 @@ def test_the_list_that_llamafile_0_8_1_shipped_and_the_one_that_cures_it(
         (built,) = llamabuild.build(archs, named, notify=heard.append)
         modules.append(inspect.read_module(built.path))
         assert modules[-1].labels == tuple(f"{number}-real" for number in archs.split(","))
-    (warning,) = [note.text for note in heard if isinstance(note, Note) and "6.1" in note.text]
-    assert "add 61 to --arch" in warning
+    notes = [note for note in heard if isinstance(note, Note) and note.level == "warning"]
+    (advice,) = {note.text for note in notes if "--arch" in note.text}
+    assert "add 61 to --arch" in advice
 
     bad, good = (inspect.coverage(module, "61") for module in modules)
     assert (bad.runs, bad.entries, bad.kernels, bad.healthy) == ("older", ("60",), 343, False)
@@ -413,8 +414,9 @@ def test_the_list_that_llamafile_0_8_1_shipped_and_the_one_that_cures_it(
         assert words in text
     for card in ("52", "60", "70", "75", "86", "89", "90"):
         before, after = (inspect.coverage(module, card) for module in modules)
-        assert before == after
-        assert before.healthy == (card != "52")
+        assert (before.runs, before.entries) == (after.runs, after.entries)
+        assert len(before.trapped or ()) == len(after.trapped or ())
+        assert before.healthy == after.healthy == (card != "52")
     changed = inspect.compare(*modules).document
     assert changed["archs"] == {"added": ["61-real"], "removed": []}
     assert changed["kernels"] == changed["trapped"] == {}
