@@ -10,7 +10,7 @@ from pathlib import Path
 from llamabuild import inspect, source
 from llamabuild.arch import CudaArch
 from llamabuild.deliver import Llamafile, embed
-from llamabuild.deliver.survey import Seen, survey
+from llamabuild.deliver.survey import Found, Seen, survey
 from llamabuild.doctor.facts import newer
 from llamabuild.doctor.model import Line
 from llamabuild.doctor.surroundings import Surroundings
@@ -94,12 +94,20 @@ def _llamafile(seen: Seen, llamafile: Llamafile, here: Surroundings) -> Iterator
         text = f"{name} takes the {taken.inside} inside it, which is too large to be read here"
         yield Line("note", text, "llamabuild status")
     else:
-        # Taken out for the length of a look: readers want a file.
+        yield from _inside(taken, f"{name} takes the {taken.inside} inside it", here, install)
+
+
+def _inside(taken: Found, name: str, here: Surroundings, install: str) -> Iterator[Line]:
+    """Judge a module inside a llamafile, taken out for a look: readers want a file."""
+    try:
         with tempfile.TemporaryDirectory(prefix="llamabuild-") as folder:
             path = Path(folder, Path(taken.inside).name)
             with path.open("wb") as file:
                 embed.extract(taken.path, taken.inside, file)
-            yield from _judged(path, f"{name} takes the {taken.inside} inside it", here, install)
+            yield from _judged(path, name, here, install)
+    except OSError as error:
+        text = f"{name}, which cannot be taken out for a look: {error.strerror}"
+        yield Line("note", text, "name a folder for temporary files in the variable TMPDIR")
 
 
 def _judged(

@@ -59,11 +59,17 @@ def cache(here: Surroundings) -> Iterator[Line]:
 
 def disk(here: Surroundings) -> Iterator[Line]:
     """Room where modules are built, and where compilers put their temporary files."""
+    places = {}
     root = store.intended_root(here.cache_dir, here.environ)
-    temporary = Path(here.environ.get("TMPDIR") or tempfile.gettempdir())
-    places = {"the cache": _existing(root or temporary), "temporary files": _existing(temporary)}
+    if root is not None:
+        places["the cache"] = _existing(root)
+    try:
+        places["temporary files"] = Path(here.environ.get("TMPDIR") or tempfile.gettempdir())
+    except OSError:
+        text = "there is no folder for temporary files that can be written: no compiler works"
+        yield Line("trouble", text, "export TMPDIR=/a/folder")
     needs = facts()["disk"]
-    for what, place in places.items():
+    for what, place in ((what, _existing(place)) for what, place in places.items()):
         free = shutil.disk_usage(place).free
         yield Line(
             _compared(free, needs),

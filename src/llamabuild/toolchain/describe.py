@@ -133,10 +133,16 @@ def _cicc_version(cicc: Path, compute: str, environ: Mapping[str, str]) -> str:
     """``cicc`` has no option that prints its version, but signs the PTX it makes of nothing."""
     from tempfile import TemporaryDirectory  # not needed once the answer is remembered
 
-    with TemporaryDirectory(prefix="llamabuild-") as folder:
-        nothing = Path(folder, "nothing.ii")
-        nothing.touch()
-        return _tool_version(ask([cicc, "-arch", compute, nothing, "-o", "-"], environ), "cicc")
+    try:
+        with TemporaryDirectory(prefix="llamabuild-") as folder:
+            nothing = Path(folder, "nothing.ii")
+            nothing.touch()
+            return _tool_version(ask([cicc, "-arch", compute, nothing, "-o", "-"], environ), "cicc")
+    except OSError as error:
+        raise Unusable(
+            f"no compiler works without a folder for temporary files: {error.strerror}",
+            "name one in the variable TMPDIR",
+        ) from None
 
 
 def _cudart_version(header: str) -> str:

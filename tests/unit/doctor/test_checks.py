@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -417,6 +418,18 @@ class TestModules:
         assert line.text.startswith(f"{path} (llamafile 0.9.3) takes")
         assert "75-real): nothing of it runs on GTX 1080 (6.1)" in line.text
         assert line.cure == f"llamabuild install {path}"
+
+    def test_one_that_cannot_be_taken_out(
+        self, patient: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def none() -> str:
+            raise FileNotFoundError(2, "No usable temporary directory found")
+
+        self.world(patient, tmp_path).llamafile("0.9.3", cuda=b"\x7fELF")
+        monkeypatch.setattr(tempfile, "gettempdir", none)
+        line = patient.line("cannot be taken out for a look")
+        assert line.status == "note"
+        assert "TMPDIR" in line.cure
 
     def test_the_one_in_llamafiles_folder_goes_first(
         self, patient: Patient, forge: Forge, tmp_path: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,19 @@ def test_a_home_that_cannot_be_written(patient: Patient) -> None:
     patient.environ["HOME"] = "/proc/self"
     assert patient.line("HOME is /proc/self").cure.startswith("export HOME=")
     assert patient.line("the cache /proc/self/.cache/llamabuild cannot be written").cure
+
+
+def test_without_a_folder_for_temporary_files(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    patient.healthy()
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    assert "TMPDIR" in patient.line("there is no folder for temporary files").cure
+    assert "TMPDIR" in patient.line("no compiler works without").cure
+    assert not patient.says("check of")
 
 
 def broken(_here: Surroundings) -> Iterator[Line]:
