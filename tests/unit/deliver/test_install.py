@@ -354,6 +354,27 @@ class TestInterruption:
         assert world.snapshot() == before
         assert world.start(other, "0.8.0", nvcc=True).loaded == SHIPPED
 
+    @pytest.mark.parametrize("killed_at", [0, 1, 7, 12])
+    def test_a_kill_at_a_rename_can_be_taken_back(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, killed_at: int
+    ) -> None:
+        other = world.llamafile("0.8.0", name="other.llamafile", cuda=SHIPPED)
+        world.start(other, "0.8.0")
+        path = world.llamafile("0.8.1")
+        before = world.snapshot()
+        child = os.fork()
+        if child == 0:
+            _kill_at(killed_at, world.app("0.8.1"), monkeypatch)
+            world.install(path)
+            os._exit(1)  # it was to be killed
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        world.install(path)
+        assert world.start(path, "0.8.1", nvcc=True).loaded == OURS
+        with pytest.raises(DeliveryError, match="nothing more to go back to"):
+            _all_the_way_back(world, world.app("0.8.1"))
+        assert world.snapshot() == before
+        assert world.start(other, "0.8.0", nvcc=True).loaded == SHIPPED
+
     def test_a_kill_leaves_nothing_that_stops_the_next(self, world: World) -> None:
         path = world.llamafile("0.8.1")
         app = world.app("0.8.1")
@@ -370,6 +391,25 @@ class TestInterruption:
         with (world.app("0.9.3") / "ggml-cuda.so").open("rb") as running:
             world.install(path)
             assert running.read() == SHIPPED
+
+
+def _all_the_way_back(world: World, folder: Path) -> None:
+    while True:
+        world.rollback(folder)
+
+
+def _kill_at(count: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End this process at a rename in ``folder``, with no chance to tidy up."""
+    real, calls = Stage.publish, []
+
+    def publish(self: Stage, like: os.stat_result) -> None:
+        if self._target.parent == folder:
+            calls.append(self._target.name)
+            if len(calls) > count:
+                os._exit(9)
+        real(self, like)
+
+    monkeypatch.setattr(Stage, "publish", publish)
 
 
 def test_files_are_as_llamafile_would_leave_them(world: World) -> None:
