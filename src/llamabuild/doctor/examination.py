@@ -23,6 +23,7 @@ SECTIONS: Mapping[str, tuple[Check, ...]] = {
     "system": (
         platforms.system,
         platforms.packages,
+        platforms.path,
         platforms.home,
         platforms.wsl,
         platforms.jetson,

@@ -14,7 +14,9 @@ from llamabuild.doctor.facts import facts
 from llamabuild.doctor.model import Line
 from llamabuild.doctor.surroundings import Surroundings
 
-__all__ = ["container", "home", "jetson", "packages", "system", "wsl"]
+__all__ = ["container", "home", "jetson", "packages", "path", "system", "wsl"]
+
+_PATH = "export PATH=/usr/local/bin:/usr/bin:/bin"
 
 
 def system(here: Surroundings) -> Iterator[Line]:
@@ -38,6 +40,11 @@ def packages(_here: Surroundings) -> Iterator[Line]:
             f"{', '.join(missing)} cannot be imported",
             f"pip install {' '.join(missing)}",
         )
+
+
+def path(here: Surroundings) -> Iterator[Line]:
+    if not here.environ.get("PATH"):
+        yield Line("note", "PATH is not set: no compiler is found by its name", _PATH)
 
 
 def home(here: Surroundings) -> Iterator[Line]:

@@ -152,6 +152,13 @@ class TestBad:
         message = refused(forge.file(head, 10**8))
         assert "cut off: it has 100,000,000 of " in message
 
+    @pytest.mark.parametrize("alignment", [32, 4096])
+    def test_weights_begin_where_the_alignment_says(self, forge: Forge, alignment: int) -> None:
+        head = forge.head({"general.alignment": alignment}, ONE)
+        end = -(-len(head) // alignment) * alignment + 72
+        assert read_model(forge.file(head, end)).tensors
+        assert "cut off" in refused(forge.file(head, end - 1))
+
     @pytest.mark.parametrize(
         ("head", "words"),
         [

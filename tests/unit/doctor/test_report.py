@@ -47,6 +47,7 @@ def test_a_machine_with_nothing(patient: Patient) -> None:
         "no cmake 3.26 or newer was found",
     ]
     assert patient.says("HOME is not set")
+    assert patient.says("PATH is not set")
     assert patient.says("there is no home for a cache")
 
 
