@@ -200,6 +200,31 @@ def test_what_the_releases_differ_in(
     assert ("GGML_MULTIPLATFORM" in recipe.defines) == (name != "0.6")
 
 
+@pytest.mark.parametrize(
+    ("name", "oldest", "needs_blas"),
+    [
+        ("0.6", None, True),
+        ("0.7.4", None, True),
+        ("0.8", None, False),
+        ("0.8.4", None, False),
+        ("0.8.5", (5, 5), False),
+        ("0.9.3", (5, 5), False),
+    ],
+)
+def test_what_the_releases_ask_of_amds_compilers(
+    name: str, oldest: tuple[int, int] | None, needs_blas: bool
+) -> None:
+    found = llamafile._hip(name)
+    assert found["hip_oldest"] == oldest
+    assert bool(found["hip_why"]) == (oldest is not None)
+    assert bool(found["hip_blas"]) == needs_blas
+
+
+def test_an_unknown_file_may_ask_for_less(bench: Any, samples: Any) -> None:
+    tree = bench.open(bench.file("a.zip", samples.zipped(samples.CLASSIC)))
+    assert (tree.hip_oldest, tree.hip_blas) == (None, "")
+
+
 def test_an_unknown_file_gets_the_nearest_recipe_and_says_so(bench: Any, samples: Any) -> None:
     tree = bench.open(bench.file("a.zip", samples.zipped(samples.CLASSIC)))
     assert tree.version is None

@@ -98,3 +98,10 @@ def test_a_tree_survives_being_remembered() -> None:
     assert (
         SourceTree.from_json(remembered, root=tree.root, origin="o", watched=tree.watched) == tree
     )
+
+
+def test_the_oldest_hip_is_read_where_cmake_refuses_older_ones() -> None:
+    assert scan.hip_oldest(b'if (${hip_VERSION} VERSION_LESS "5.5")\n error\nendif()') == (5, 5)
+    assert scan.hip_oldest(b"if (${hip_VERSION} VERSION_LESS 6.1)\n") == (6, 1)
+    assert scan.hip_oldest(b"if (${hip_VERSION} VERSION_GREATER 6.1)\n") is None
+    assert scan.hip_oldest(b"") is None
