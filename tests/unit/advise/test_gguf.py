@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,15 @@ class TestLlamafile:
 
     def test_one_that_is_cut_off_inside(self, forge: Forge) -> None:
         head = forge.head({}, [("output.weight", (1 << 20,), 0, 0)])
-        path = self.pack(forge.folder, {"model.gguf": head + bytes(1000)})
-        assert "model.gguf in" in refused(path)
+        path = self.pack(forge.folder, {"model.gguf": head + bytes(1000), "more": bytes(5 << 20)})
+        message = refused(path)
+        assert "model.gguf in" in message
+        assert f"it has {len(head) + 1000:,} of " in message
+
+    def test_a_head_that_is_cut_off_inside(self, forge: Forge) -> None:
+        """What follows in the llamafile is not taken for the rest of it."""
+        path = self.pack(forge.folder, {"model.gguf": SMALL[:90], "more": bytes(1000)})
+        assert "cut off within its head" in refused(path)
 
     def test_one_that_lost_its_end(self, forge: Forge) -> None:
         path = self.pack(forge.folder, {"model.gguf": forge.head({}, ONE) + bytes(1000)})
@@ -195,6 +203,10 @@ class TestBad:
         monkeypatch.setattr(gguf, "LONGEST_HEAD", 1 << 16)
         head = forge.head({}, [], pairs=1) + forge.text("k") + forge.pack("IIQ", 9, 10, 1 << 20)
         assert "a head of more than" in refused(forge.file(head, 1 << 30))
+
+    def test_one_that_shrinks_while_it_is_read(self) -> None:
+        with pytest.raises(gguf._Damaged, match="cut off within its head"):
+            gguf._Reader(io.BytesIO(SMALL[:90]), 1000).read()
 
     def test_one_that_may_not_be_read(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
