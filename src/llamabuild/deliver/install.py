@@ -236,8 +236,8 @@ def _advice(
     if place.where == "app" and llamafile.kind != "folder":
         if loader.shared:
             yield (
-                f"{place.path.parent} is shared by all releases from {loader.first} to 0.8.4: "
-                "each of another release that is started replaces what lies there"
+                f"{place.path.parent} is shared by all releases up to 0.8.4: another one of them "
+                "that is started replaces what lies there"
             )
         if "TMPDIR" in loader.base and environ.get("TMPDIR"):
             yield "this release looks below TMPDIR: start it with the same one"

@@ -145,7 +145,7 @@ def look(
         inside=frozenset(member.name for member in llamafile.modules),
         fresh=loader.rule == "fresh" and not stale_sources(llamafile, app),
         sources_time=cuda.stat().st_mtime_ns if cuda.is_file() else None,
-        compilers=_compilers(environ, system) if loader.rule != "first" else frozenset(),
+        compilers=_compilers(loader, environ, system),
     )
     return loader, order, state
 
@@ -170,19 +170,25 @@ def _bytes(path: Path, length: int) -> bytes | None:
         return None
 
 
-def _compilers(environ: Mapping[str, str], system: str) -> frozenset[Backend]:
-    """For which backends llamafile 0.6 to 0.9.3 would find a compiler (``get_nvcc_path``)."""
-    path = environ.get("PATH", "")
+def _compilers(loader: Loader, environ: Mapping[str, str], system: str) -> frozenset[Backend]:
+    """For which backends a llamafile with sources would find a compiler (``get_nvcc_path``)."""
+    if loader.rule == "first":
+        return frozenset()
     suffix = ".exe" if system == "windows" else ""
-    found: set[Backend] = set()
-    named = environ.get("CUDA_PATH")
-    folder = "/opt/cuda" if Path("/opt/cuda").exists() else "/usr/local/cuda"
-    if shutil.which("nvcc", path=path) or (
-        named != "" and (Path(named or folder) / "bin" / f"nvcc{suffix}").is_file()
-    ):
-        found.add("cuda")
-    hip = environ.get("HIP_PATH", "/opt/rocm")
-    name = "clang++.exe" if system == "windows" else "hipcc"
-    if shutil.which(name, path=path) or (Path(hip) / "bin" / name).is_file():
-        found.add("rocm")
-    return frozenset(found)
+    cuda = "/opt/cuda" if Path("/opt/cuda").exists() else "/usr/local/cuda"
+    rocm = environ.get("HIP_PATH", "/opt/rocm")
+    amd = ("amdclang++", "clang++") if system == "windows" else loader.amd
+    wanted: Mapping[Backend, tuple[str, Sequence[str]]] = {
+        # An empty CUDA_PATH turns the other folders off.
+        "cuda": (environ.get("CUDA_PATH", cuda), ["nvcc"]),
+        "rocm": (rocm, amd),
+    }
+    return frozenset(
+        backend
+        for backend, (folder, names) in wanted.items()
+        if any(
+            shutil.which(name + suffix, path=environ.get("PATH", ""))
+            or (folder and Path(folder, "bin", name + suffix).is_file())
+            for name in names
+        )
+    )

@@ -51,6 +51,7 @@ class Loader:
     source: str
     last: str = ""
     gpu: str = ""
+    amd: tuple[str, ...] = ()
 
     @property
     def shared(self) -> bool:
@@ -166,7 +167,7 @@ def _number(version: str) -> tuple[int, ...]:
 def _loaders() -> tuple[Loader, ...]:
     entries: list[dict[str, Any]] = _facts()["loader"]
     for entry in entries:
-        for name in ("base", "order", "backends"):
+        for name in {"base", "order", "backends", "amd"} & entry.keys():
             entry[name] = tuple(entry[name])
     return tuple(Loader(**entry) for entry in entries)
 

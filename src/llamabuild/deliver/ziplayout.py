@@ -218,7 +218,10 @@ def _read_end(file: FileIO, data: bytes, position: int) -> _End:
             raise _Bad("the ZIP64 record at its end is damaged")
         if len(record) < _END64.size:
             raise _Bad("it ends in the middle of its ZIP directory")
+        place = directory
         *_, disk, start_disk, here, count, length, directory = _END64.unpack(record)
+        if place not in (_MARK32, directory):  # llamafile believes the older record
+            raise _Bad("the two records at its end disagree")
     if disk or start_disk or here != count:
         raise _Bad("its ZIP is a part of several, which llamafile does not read")
     if length > _LONGEST_DIRECTORY:

@@ -181,19 +181,42 @@ def _bytes(attempt: Attempt, inside: dict[str, bytes]) -> bytes:
 
 
 class TestCompilers:
-    def test_are_looked_for_where_llamafile_looks(self, tmp_path: Path) -> None:
-        world = World(tmp_path)
-        path = world.llamafile("0.8.1")
+    """They are looked for where each release looks for them."""
 
-        def found() -> frozenset[str]:
-            return frozenset(look(identify(path), "linux", world.environ, world.cwd)[2].compilers)
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> World:
+        (tmp_path / "bin").mkdir()
+        return World(tmp_path)
 
-        assert found() == frozenset()
-        tools = tmp_path / "bin"
-        tools.mkdir()
-        for name in ("nvcc", "hipcc"):
-            (tools / name).touch(mode=0o755)
-        world.environ["PATH"] = str(tools)
-        assert found() == {"cuda", "rocm"}
-        world.environ.update(PATH="", HIP_PATH=str(tmp_path))
-        assert found() == {"rocm"}
+    def found(self, world: World, release: str, *names: str, **environ: str) -> set[str]:
+        folder = world.folder / "bin"
+        for tool in folder.iterdir():
+            tool.unlink()
+        for name in names:
+            (folder / name).touch(mode=0o755)
+        path = world.llamafile(release)
+        return set(
+            look(identify(path), "linux", {**world.environ, **environ}, world.cwd)[2].compilers
+        )
+
+    def test_on_the_path(self, world: World) -> None:
+        path = str(world.folder / "bin")
+        assert self.found(world, "0.8.1", "nvcc", PATH=path) == {"cuda"}
+        assert self.found(world, "0.8.1", "nvcc", "clang++", PATH=path) == {"cuda", "rocm"}
+        assert self.found(world, "0.8.1", PATH=path) == set()
+
+    def test_in_the_folders_that_variables_name(self, world: World) -> None:
+        here = str(world.folder)
+        assert self.found(world, "0.9.3", "nvcc", "hipcc", CUDA_PATH=here) == {"cuda"}
+        assert self.found(world, "0.9.3", "nvcc", "hipcc", HIP_PATH=here) == {"rocm"}
+
+    def test_amd_s_is_hipcc_from_0_8_7_on(self, world: World) -> None:
+        here = str(world.folder)
+        assert self.found(world, "0.8.6", "hipcc", HIP_PATH=here) == set()
+        assert self.found(world, "0.8.6", "amdclang++", HIP_PATH=here) == {"rocm"}
+        assert self.found(world, "0.8.12", "hipcc", HIP_PATH=here) == {"rocm"}
+        assert self.found(world, "0.8.12", "clang++", HIP_PATH=here) == set()
+
+    def test_none_where_there_are_no_sources(self, world: World) -> None:
+        path = str(world.folder / "bin")
+        assert self.found(world, "0.10.0", "nvcc", "hipcc", PATH=path) == set()
