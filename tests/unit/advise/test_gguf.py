@@ -46,6 +46,7 @@ class TestSound:
         values = {"a.b": 7, "c": 1.5, "d": True, "e": "text", "f": (1, 2), "g": ("x", "y")}
         model = read_model(forge.file(forge.head(values, ONE), 1000))
         assert dict(model.values) == {**values, "g": gguf.Words(2)}
+        assert model.values["d"] is True
         (tensor,) = model.tensors
         assert (tensor.weights, tensor.size_bytes) == (128, 4 * 18)
 

@@ -65,6 +65,15 @@ class TestKnown:
         assert needed.fixed == facts()["memory"]["fixed"]
 
 
+    def test_what_fits_exactly_fits(self, tmp_path: Path) -> None:
+        found = of(tmp_path)
+        total = need(found, 8192).total
+        assert context_that_fits(found, total) == 8192
+        assert context_that_fits(found, total - 1) == 8192 - 256
+        assert layers_that_fit(found, total, 8192) == 32
+        assert layers_that_fit(found, total - 1, 8192) == 31
+
+
 class TestShapes:
     def test_the_output_that_uses_the_table_of_words(self) -> None:
         kind = read_kind()
