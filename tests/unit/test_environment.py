@@ -287,11 +287,16 @@ def test_a_machine_of_files(tmp_path: Path, reads: dict[Path, Module]) -> None:
     found = pipeline.environment(
         Path("m.so"),
         None,
-        {"ROCR_VISIBLE_DEVICES": "2,1"},
+        {"ROCR_VISIBLE_DEVICES": "2,1", "HIP_VISIBLE_DEVICES": "1,0"},
         detect_amd=lambda environ: probe.detect_amd(environ, root=tmp_path, platform="linux"),
         platform="linux",
     )
     assert made(found) == {"HSA_OVERRIDE_GFX_VERSION_3": "10.3.0", "HIP_VISIBLE_DEVICES": "0"}
+
+
+def test_on_windows_no_override_is_offered() -> None:
+    with pytest.raises(ArchitectureError, match="no code that gfx1031 could run"):
+        pipeline.environment(None, None, {}, detect_amd=lambda _: seen(NAVI22), platform="win32")
 
 
 def test_without_a_module_amds_own_targets_are_assumed() -> None:

@@ -272,6 +272,12 @@ class TestAsAProcess:
         result = called("run", "-q", "--", "/bin/sh", "-c", 'echo "$0"; exit 37', "a b")
         assert (result.returncode, result.stdout) == (37, "a b\n")
 
+    def test_the_programs_options_are_not_ours(self) -> None:
+        result = called("run", "--", "no-such-program", "--json", "-q")
+        assert result.returncode == 2
+        assert result.stdout == ""
+        assert "no-such-program is not on PATH" in result.stderr
+
     def test_a_signal_that_ends_the_program_ends_this(self) -> None:
         result = called("run", "--", "/bin/sh", "-c", "kill -SEGV $$")
         assert result.returncode == -signal.SIGSEGV
