@@ -120,6 +120,11 @@ def read_model(path: Path) -> Model:
             f"{name} is damaged: {error}",
             hint="get the file again, and compare its size or checksum with the original's",
         ) from error
+    if not tensors:
+        raise SourceError(
+            f"{path} holds no weights: it is a vocabulary",
+            hint="name the file of the language model",
+        )
     return Model(path, member, values, tensors, notes)
 
 
@@ -197,8 +202,6 @@ class _Reader:
                 raise _Damaged(f"it says {key!r} twice")
             values[key] = self._value(wide)
         rows = [self._tensor(wide) for _ in range(tensors)]
-        if not rows:
-            raise _Damaged("it holds no weights")
         self._whole(values, rows)
         return values, tuple(tensor for tensor, _ in rows), tuple(_notes(values, rows))
 
@@ -208,7 +211,7 @@ class _Reader:
         if type(alignment) is not int or not 0 < alignment <= 1 << 20:
             raise _Damaged(f"its alignment is {alignment!r}")
         begin = -(-self._at // alignment) * alignment
-        end = begin + max(offset + tensor.size_bytes for tensor, offset in rows)
+        end = begin + max((offset + tensor.size_bytes for tensor, offset in rows), default=0)
         if end > self._size:
             raise _Damaged(f"it is cut off: it has {self._size:,} of {end:,} bytes")
 

@@ -174,7 +174,7 @@ class TestBad:
             (lambda f: f.head({}, [], pairs=1 << 40), "1,099,511,627,776 values"),
             (lambda f: f.head({}, [], count=1 << 40), "1,099,511,627,776 tensors"),
             (lambda f: f.head({}, [], pairs=3) + bytes(64), "twice"),
-            (lambda f: f.head({}), "holds no weights"),
+            (lambda f: f.head({}), "holds no weights: it is a vocabulary"),
             (lambda f: f.head({"a": 1, "b": 2}, ONE).replace(b"b", b"a"), "says 'a' twice"),
             (lambda f: f.head({}, [("w", (1 << 40, 1 << 40), 0, 0)]), "weights"),
             (lambda f: f.head({}, [("w", (1,) * 5, 0, 0)]), "5 dimensions of 'w'"),
