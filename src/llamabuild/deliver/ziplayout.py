@@ -214,24 +214,28 @@ def _read_end(file: FileIO, data: bytes, position: int) -> _End:
     if locator.startswith(_LOCATOR_MAGIC):
         _, end_disk, tail, disks = _LOCATOR.unpack(locator)
         record = read_at(file, tail, _END64.size)
-        if end_disk or disks > 1 or not record.startswith(_END64_MAGIC) or tail >= position:
+        if end_disk or disks > 1 or len(record) < _END64.size or record[:4] != _END64_MAGIC:
             raise _Bad("the ZIP64 record at its end is damaged")
-        if len(record) < _END64.size:
-            raise _Bad("it ends in the middle of its ZIP directory")
         place = directory
         *_, disk, start_disk, here, count, length, directory = _END64.unpack(record)
-        if place not in (_MARK32, directory):  # llamafile believes the older record
+        if place not in {_MARK32, directory}:  # llamafile believes the older record
             raise _Bad("the two records at its end disagree")
     if disk or start_disk or here != count:
         raise _Bad("its ZIP is a part of several, which llamafile does not read")
-    if length > _LONGEST_DIRECTORY:
-        raise _Bad(f"its ZIP directory claims {length:,} bytes")
-    if directory + length != tail or read_at(file, directory, 4) != _ENTRY_MAGIC:
-        if length <= tail and read_at(file, tail - length, 4) == _ENTRY_MAGIC:
-            raise _Bad("its ZIP directory does not count from the start of the file")
-        raise _Bad("its ZIP directory is not where its end says")
+    _check_directory(file, directory, length, tail)
     text = data[_END.size : _END.size + comment]
     return _End(directory, length, count, tail, position + _END.size + comment, text)
+
+
+def _check_directory(file: FileIO, directory: int, length: int, tail: int) -> None:
+    """Refuse a directory that is not just before the end records, from ``tail`` on."""
+    if length > _LONGEST_DIRECTORY:
+        raise _Bad(f"its ZIP directory claims {length:,} bytes")
+    if directory + length == tail and read_at(file, directory, 4) == _ENTRY_MAGIC:
+        return
+    if length <= tail and read_at(file, tail - length, 4) == _ENTRY_MAGIC:
+        raise _Bad("its ZIP directory does not count from the start of the file")
+    raise _Bad("its ZIP directory is not where its end says")
 
 
 def _entries(directory: bytes, count: int) -> Iterator[bytes]:

@@ -154,6 +154,15 @@ class TestReplacing:
         assert change.action == "removed"
         assert set(room.contents()) == {*SOURCES, "model.gguf", "ggml-rocm.so"}
 
+    def test_removing_leaves_nothing_of_it(self, room: Room) -> None:
+        room.embed()
+        (member,) = modules(room.llamafile)
+        change = remove(room.llamafile, name=NAME)
+        data = room.llamafile.read_bytes()
+        assert MODULE not in data
+        assert data[member.offset :].startswith(b"PK\1\2")
+        assert change.size_after == len(data)
+
     def test_removing_what_is_not_there_says_what_is(self, room: Room) -> None:
         room.embed("ggml-rocm.so")
         before = room.llamafile.read_bytes()

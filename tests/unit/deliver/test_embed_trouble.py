@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import shutil
+import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests.unit.deliver.llamafiles import (
 )
 
 from llamabuild.deliver import copying, staging
-from llamabuild.deliver.embed import embed
+from llamabuild.deliver.embed import embed, extract
 from llamabuild.errors import DeliveryError
 from llamabuild.events import StepStarted
 
@@ -124,6 +125,14 @@ class TestRefused:
         room.module.write_bytes(b"other")
         room.refused(words)
 
+    def test_records_that_disagree(self, room: Room) -> None:
+        room.embed()
+        data = bytearray(room.llamafile.read_bytes())
+        struct.pack_into("<I", data, len(data) - 6, len(PROGRAM))
+        room.llamafile.write_bytes(data)
+        room.module.write_bytes(b"other")
+        room.refused("records at its end disagree")
+
     @pytest.mark.parametrize(
         ("at", "value", "words"),
         [
@@ -158,8 +167,9 @@ class TestRefused:
         except DeliveryError:
             assert room.llamafile.read_bytes() == data
         else:
-            with zipfile.ZipFile(room.llamafile) as archive:
-                assert archive.read(NAME) == MODULE
+            copy = io.BytesIO()
+            extract(room.llamafile, NAME, copy)
+            assert copy.getvalue() == MODULE
         assert room.listing() == {room.llamafile.name, NAME}
 
     def test_members_that_cannot_be_read_are_carried_over(self, room: Room) -> None:
