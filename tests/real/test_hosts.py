@@ -20,22 +20,20 @@ from typing import Any
 import pytest
 
 import llamabuild
-from llamabuild import inspect
 from llamabuild.memo import Memo
 from llamabuild.probe import detect_nvidia
-from llamabuild.run import environment
 from llamabuild.source import SourceTree, open_source
 from llamabuild.toolchain import find_cuda
 from llamabuild.verify import hosting, verify
 from llamabuild.verify.trial import Trial, attempt
 
 from .conftest import SOURCES
+from .hosts import NO_DEVICE, load_without_gpu
 
 Fake = Callable[..., Trial]
 
 #: How a stand-in ends: host.h.
-ALL_RIGHT, WRONG_RESULT, CANNOT_LOAD, NO_DEVICE, GAVE_UP = range(5)
-CUDA_ERROR_NO_DEVICE = 100
+ALL_RIGHT, WRONG_RESULT, CANNOT_LOAD, GAVE_UP = 0, 1, 2, 4
 FAKE_MODULE = Path(__file__).with_name("hosts") / "fake_module.c"
 
 FORMATS = {"q4_0": (32, 18), "q8_0": (32, 34), "q4_K": (256, 144), "q6_K": (256, 210)}
@@ -343,17 +341,7 @@ def test_a_module_loads_where_there_is_no_gpu(
 ) -> None:
     """All symbols are there, the table is taken, and the answer is: no device."""
     path, source = classic_module
-    undefined = inspect.read_module(path).undefined
-    functions = ["cuInit", *(name for name in undefined if re.match("cu[A-Z]", name))]
-    driver = tmp_path / "driver.c"
-    driver.write_text(
-        "".join(f"int {name}(void) {{ return {CUDA_ERROR_NO_DEVICE}; }}\n" for name in functions)
-    )
-    hosting.compile_c([driver], tmp_path / "libcuda.so.1", ENVIRON, flags=["-shared", "-fPIC"])
-    program = hosting.compile_host(source, tmp_path / "host", ENVIRON)
-    trial = run_in(
-        program, path, 120, environment(ENVIRON, update={"LD_LIBRARY_PATH": str(tmp_path)})
-    )
+    trial = load_without_gpu(path, source, tmp_path)
     assert trial.returncode == NO_DEVICE, trial.words
     assert "welcome to CUDA SDK" in trial.words
 
