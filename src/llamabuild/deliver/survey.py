@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -56,6 +56,16 @@ class Seen:
     compiles: tuple[Backend, ...] = ()
     backends: tuple[Backend, ...] = ()
     problem: str = ""
+
+    def taken(self, gpus: Collection[Backend]) -> Found | None:
+        """The module that it would load on a machine, if that module loads there.
+
+        :param gpus: the backends for which the machine has GPUs.
+        :returns: none where there is no module, or it would compile one.
+        """
+        tried = {found.backend for found in self.modules if found.turn} | set(self.compiles)
+        first = next((name for name in self.backends if name in tried and name in gpus), None)
+        return next((f for f in self.modules if (f.turn, f.backend) == (1, first)), None)
 
 
 def survey(

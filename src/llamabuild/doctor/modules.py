@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llamabuild import inspect, source
 from llamabuild.arch import CudaArch
 from llamabuild.deliver import Llamafile, embed
+from llamabuild.deliver.places import Backend
 from llamabuild.deliver.survey import Found, Seen, survey
 from llamabuild.doctor.facts import newer
 from llamabuild.doctor.model import Line
@@ -22,6 +23,7 @@ __all__ = ["llamafiles", "modules", "sources"]
 
 _NAMES = ("ggml-rocm", "ggml-cuda")  # in the order in which llamafile tries them
 _ENDINGS = (".so", ".dll")
+_BACKENDS: Mapping[str, Backend] = {"nvidia": "cuda", "amd": "rocm"}
 #: A larger module takes seconds to read.
 _LONGEST = 256 * 1024 * 1024
 
@@ -83,7 +85,8 @@ def llamafiles(here: Surroundings) -> Iterator[Line]:
 def _llamafile(seen: Seen, llamafile: Llamafile, here: Surroundings) -> Iterator[Line]:
     name = f"{seen.path} (llamafile {llamafile.version})"
     install = f"llamabuild install {shlex.quote(str(seen.path))}"
-    taken = next((found for found in seen.modules if found.turn == 1), None)
+    makers = {gpu.vendor for gpu in here.gpus} or {"nvidia", "amd"}
+    taken = seen.taken([_BACKENDS[maker] for maker in makers])
     if taken is None:
         compiled = " or ".join(f"ggml-{backend}" for backend in seen.compiles)
         what = f"would compile {compiled} itself" if compiled else "has no module for a GPU"

@@ -91,11 +91,8 @@ def status(job: Job, paths: Sequence[Path]) -> tuple[Standing, ...]:
 
 
 def _active(found: Found, seen: Seen, wanted: Sequence[Card]) -> bool:
-    """Whether it is the first of its backend, and no other backend's comes before it here."""
-    usable = {card.backend for card in wanted} or {found.backend}
-    tried = {one.backend for one in seen.modules if one.turn} | set(seen.compiles)
-    first = next((name for name in seen.backends if name in usable & tried), None)
-    return found.turn == 1 and found.backend == first
+    """Whether the llamafile would take it; without a GPU, whether it is the first of its kind."""
+    return seen.taken({card.backend for card in wanted} or {found.backend}) == found
 
 
 def _verdicts(found: Found, wanted: Sequence[Card]) -> dict[str, str]:
