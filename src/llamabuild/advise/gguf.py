@@ -211,7 +211,8 @@ class _Reader:
         if type(alignment) is not int or not 0 < alignment <= 1 << 20:
             raise _Damaged(f"its alignment is {alignment!r}")
         begin = -(-self._at // alignment) * alignment
-        end = begin + max((offset + tensor.size_bytes for tensor, offset in rows), default=0)
+        ends = [begin + offset + tensor.size_bytes for tensor, offset in rows]
+        end = max(ends, default=0)
         if end > self._size:
             raise _Damaged(f"it is cut off: it has {self._size:,} of {end:,} bytes")
 

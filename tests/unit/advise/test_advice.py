@@ -35,8 +35,9 @@ def test_the_largest_that_fits_is_recommended(tmp_path: Path) -> None:
     assert longest >= 8192
 
 
-def test_a_large_card_gets_eight_bits_and_not_sixteen(tmp_path: Path) -> None:
-    assert advise(HOPPER, read_model(llama(tmp_path)), 8192).recommended == "Q8_0"
+@pytest.mark.parametrize("card", [HOPPER, Card("P100", "60", 64 * GIB)])
+def test_a_large_card_gets_eight_bits_and_not_sixteen(sound: Model, card: Card) -> None:
+    assert advise(card, sound, 8192).recommended == "Q8_0"
 
 
 def test_a_card_that_is_too_small(tmp_path: Path) -> None:
@@ -93,6 +94,9 @@ def test_two_cards_share_a_model(tmp_path: Path) -> None:
     assert sizes[0] is not None
     assert sizes[1] is not None
     assert sizes[0] < sizes[1]  # every GPU has a process and buffers of its own
+    assert pair.model is not None
+    assert one.model is not None
+    assert (pair.model.longest_context or 0) < (one.model.longest_context or 0)
 
 
 class TestContext:

@@ -64,6 +64,11 @@ class TestKnown:
         assert needed.total == sum(vars(needed).values())
         assert needed.fixed == facts()["memory"]["fixed"]
 
+    def test_a_short_context_needs_small_buffers(self, tmp_path: Path) -> None:
+        assert need(of(tmp_path), 64).buffers == 4 * 64 * 8 * 4096
+
+    def test_no_context_is_longer_than_what_a_model_was_made_for(self, tmp_path: Path) -> None:
+        assert context_that_fits(of(tmp_path), 1 << 45) == 131072
 
     def test_what_fits_exactly_fits(self, tmp_path: Path) -> None:
         found = of(tmp_path)

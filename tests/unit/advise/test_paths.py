@@ -45,6 +45,7 @@ def test_something_suits_every_architecture() -> None:
         ("89", {"dp4a", "fast-f16", "tensor-f16", "tensor-int8", "bf16"}),
         ("103", {"dp4a", "fast-f16", "tensor-f16", "tensor-int8", "bf16"}),
         ("121", {"dp4a", "fast-f16", "tensor-f16", "tensor-int8", "bf16", "tensor-fp4"}),
+        ("130", {"dp4a", "fast-f16", "tensor-f16", "tensor-int8", "bf16"}),
         ("gfx803", {"fast-f16"}),
         ("gfx906", {"fast-f16", "dp4a"}),
         ("gfx90c", {"fast-f16", "blas-first"}),
