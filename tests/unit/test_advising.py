@@ -178,9 +178,9 @@ class TestMeasure:
             done[-1] |= {"device": how["device"], "types": how["types"]}
             half = 2 if done[-1]["mmq"] else 1
             rows = tuple(
-                Timing(name, 4096, n, 14336, "tensor", 300 / half, 1, 1, 1, 1, 0.5)
+                Timing(name, 4096, n, 14336, "tensor", 300 / (half if n > 8 else 1), 1, 1, 1, 1, 1)
                 for name in how["types"]
-                for n in how["columns"]
+                for n in reversed(how["columns"])
             )
             return Timings(path, verify.Card(0, "A", "86"), 1e12, rows)
 
