@@ -211,6 +211,17 @@ class TestMeasure:
         assert "timed here, our own kernels with --force-mmq:" in out
         assert "yes  --force-mmq: timed here, with our own kernels: 2.00 times the speed" in out
 
+    def test_types_that_our_kernels_lack_are_left_out(
+        self,
+        run: Main,
+        built: list[dict[str, Any]],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        self.see(monkeypatch, gpu("61"))
+        assert run(str(llama(tmp_path, kind=41)), "--measure")[0] == 0
+        assert built[0]["types"] == ["Q6_K"]
+
     def test_without_a_model_the_usual_types(
         self, run: Main, built: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
     ) -> None:

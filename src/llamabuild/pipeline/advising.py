@@ -88,6 +88,7 @@ def measured(job: Job, advised: Advised) -> Advised:
 def _types_to_time(advice: Advice) -> list[str]:
     """Those of the model, else some that people use; floats have no flag to try."""
     integers = {one.type for one in advice.types if one.decode in {"dp4a", "scalar"}}
+    integers -= set(facts()["measure"]["lacking"])
     named = [name for name in (advice.model.types if advice.model else ()) if name in integers]
     return named or list(facts()["measure"]["types"])
 
