@@ -15,7 +15,6 @@ from llamabuild.deliver.places import Backend, loader_of
 from llamabuild.errors import (
     ArchitectureError,
     DeliveryError,
-    SourceError,
     ToolchainError,
 )
 from llamabuild.events import Note
@@ -176,10 +175,9 @@ def _module(
     if request.origin("source") != "--source" and llamafile.sources:
         spec = str(llamafile.path)
     if spec is None:
-        raise SourceError(
-            f"{llamafile.path} carries no CUDA sources: llamafile 0.10 and later have none inside",
-            hint=f"--source a checkout of llamafile {version} after `make setup`, or --module FILE",
-        )
+        spec = f"llamafile:{version}"
+        text = f"{llamafile.path.name} carries no CUDA sources, as none since 0.10; taking {spec}"
+        job.notify(Note("info", text))
     chosen: dict[str, Any] = {"source": spec}
     if request.origin("arch") == "default" and request.for_gpus:
         chosen["arch"] = ",".join(dict.fromkeys(card.arch for card in wanted))

@@ -193,7 +193,9 @@ def _commit(git: _Git, tag: str, address: str) -> str:
         raise SourceError(f"{address} cannot be reached: {error}", hint=_OTHERWISE) from error
     columns = [line.partition("\t") for line in lines]
     refs = {name.removeprefix("refs/tags/"): commit for commit, _, name in columns}
-    commit = refs.get(f"{tag}^{{}}") or refs.get(tag)
+    # The releases up to 0.8 that begin a series are tagged without the last of three numbers.
+    names = (f"{tag}^{{}}", tag, f"{tag.removesuffix('.0')}^{{}}", tag.removesuffix(".0"))
+    commit = next((refs[name] for name in names if name in refs), None)
     if commit is None or not _COMMIT.fullmatch(commit):
         known = [name for name in refs if _TAG.fullmatch(name)]
         newest = ", ".join(sorted(known, key=_numbers, reverse=True)[:5]) or "none"

@@ -245,18 +245,17 @@ class TestInstall:
     def test_a_name_that_is_no_gpu(self, world: World, say: Say) -> None:
         assert say("install", world.llamafile("0.8.1"), "--for", "banana").code == 3
 
-    def test_a_release_without_sources_needs_a_source_or_a_module(
+    def test_a_release_without_sources_takes_its_tag_or_what_is_named(
         self, world: World, machine: Machine, say: Say
     ) -> None:
         machine.release = "0.10.4"
         path = world.llamafile("0.10.4")
         said = say("install", path)
-        assert said.code == 5
-        assert "carries no CUDA sources" in said.err
-        assert "--module FILE" in said.err
-        said = say("install", path, "--source", "checkout")
         assert said.code == 0, said.err
-        assert machine.built[0].flavor == "self-contained"
+        assert "carries no CUDA sources" in said.err
+        assert say("install", path, "--source", "checkout").code == 0
+        assert [built.source for built in machine.built] == ["llamafile:0.10.4", "checkout"]
+        assert [built.flavor for built in machine.built] == ["self-contained"] * 2
         assert world.start(path, "0.10.4").loaded == OURS
 
     def test_the_variable_for_the_source_does_not_replace_the_llamafile_s_own(

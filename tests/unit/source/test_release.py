@@ -178,6 +178,10 @@ class TestRelease:
         mirror.release("v0.10.5", annotated=True)
         assert mirror.open("llamafile:v0.10.5").digest == mirror.open().digest
 
+    def test_0_8_0_is_tagged_0_8(self, mirror: Mirror) -> None:
+        mirror.release("0.8")
+        assert mirror.open("llamafile:0.8.0").digest == mirror.open("llamafile:0.8").digest
+
     def test_a_classic_release_has_no_submodule(self, mirror: Mirror, samples: Any) -> None:
         classic = Repository(mirror.folder / "older" / "llamafile.git")
         device = samples.with_crc(samples.DEVICE, "e90a74c9")  # of both 0.8.5 and 0.8.6
