@@ -120,6 +120,15 @@ def test_an_older_tree_has_another_word_for_amd() -> None:
     assert "GGML_USE_HIPBLAS" in planned(old, flavor="self-contained").defines
 
 
+def test_a_generic_target_asks_for_the_code_objects_that_have_it() -> None:
+    rocm = replace(ROCM, targets=(*ROCM.targets, hip_target("gfx10-3-generic")))
+    for flavor in TREE.flavors:
+        plan = planned(TREE, rocm=rocm, flavor=flavor)
+        assert "-mcode-object-version=6" in plan.device_flags
+        assert any("6.3" in note for note in plan.notes)
+    assert "-mcode-object-version=6" not in planned().device_flags
+
+
 def test_hipblas_is_what_cublas_is() -> None:
     plan = planned(blas="cublas")
     assert "hipblas" in plan.libraries
@@ -149,6 +158,19 @@ def test_a_flag_that_means_nothing_is_refused(
 ) -> None:
     with pytest.raises(error, match=words):
         planned(**given)
+
+
+def test_a_variable_that_names_nvccs_host_compiler_is_no_mistake() -> None:
+    request = resolve({"backend": "hip"}, {"LLAMABUILD_HOST_COMPILER": "g++-11"})
+    plan = make_plan(
+        request,
+        archs=ROCM.targets,
+        toolkit=ROCM,
+        host_compiler=ROCM.host_compiler,
+        source=CLASSIC,
+        machine=Machine("linux", "x86_64"),
+    )
+    assert plan.host_compiler.kind == "clang"
 
 
 @pytest.mark.parametrize("source", [replace(CLASSIC, markers=()), replace(TREE, markers=())])

@@ -50,26 +50,31 @@ def parts(
         )
     facts = tables()["hip"]
     own = flavor != "backend-dl"
+    generic = any(target.name.endswith("-generic") for target in targets)
     return Parts(
         effects=found,
         device_flags=(
             *(f"--offload-arch={target}" for target in targets if own),
             *(facts["flags"] if own else ()),
+            *(facts["generic"] if generic else ()),
             *(flag for flag in source.nvcc_flags if own and flag not in facts["foreign"]),
             *(flag for effect in found for flag in effect.clang),
         ),
-        notes=(f"the module needs libamdhip64.so.{rocm.version.split('.')[0]} where it runs",),
+        notes=(
+            f"the module needs libamdhip64.so.{rocm.version.split('.')[0]} where it runs",
+            *(["code for a generic target needs ROCm 6.3 or newer there"] if generic else ()),
+        ),
     )
 
 
 def _refuse_nvidias(request: Request) -> None:
-    """What only nvcc can do."""
-    for flag, given in (
-        ("--compress", request.compress is not None),
-        ("--host-compiler", request.host_compiler is not None),
-        ("--literal", request.literal),
+    """What only nvcc can do. (A variable that names its host compiler is for other builds.)"""
+    for flag, name in (
+        ("--compress", "compress"),
+        ("--host-compiler", "host_compiler"),
+        ("--literal", "literal"),
     ):
-        if given:
+        if request.origin(name) == flag and getattr(request, name):
             raise UsageError(
                 f"{flag} is for nvcc, and code for AMD GPUs is compiled by clang alone",
                 hint=f"leave {flag} out",
