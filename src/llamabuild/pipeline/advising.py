@@ -120,7 +120,9 @@ def named_card(name: str) -> Card:
     said = _MEMORY.search(name)
     product = _MEMORY.sub("", name, count=1).strip()
     memory = int(float(said[1]) * 2**30) if said and product else None
-    return Card(name.strip(), gpu_architecture(product or name), memory)
+    arch = gpu_architecture(product or name)
+    # No GPU is 9.0a: the letter is a compiler's, and stands for code that only 9.0 runs.
+    return Card(name.strip(), arch if arch.startswith("gfx") else arch.rstrip("af"), memory)
 
 
 def cards_here(detection: Detection) -> list[Card]:
