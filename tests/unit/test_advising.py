@@ -134,7 +134,7 @@ class TestCommand:
         (one,) = document["advice"]
         assert one.keys() == {
             "card", "context", "types", "mixtures", "recommended", "why", "flags", "model",
-            "measured_on", "timed_here",
+            "measured_on", "cautions", "timed_here",
         }  # fmt: skip
         assert one["card"] == {
             "name": "8.6 12GB", "arch": "86", "memory_bytes": 12 * GIB, "count": 1, "shared": False,

@@ -17,6 +17,7 @@ from llamabuild.advise.memory import (
     shape,
 )
 from llamabuild.advise.paths import Grade, abilities, path
+from llamabuild.arch import CudaArch, describe
 
 __all__ = [
     "Advice",
@@ -134,6 +135,7 @@ class Advice:
     flags: tuple[FlagAdvice, ...]
     model: ModelAdvice | None
     measured_on: str
+    cautions: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """An element of ``advice`` in ``advise --json``."""
@@ -162,6 +164,9 @@ def advise(card: Card, model: Model | None = None, context: int | None = None) -
         flags=tuple(_flags(card, model, of, context)),
         model=_model(model, of, card, context) if model and of else None,
         measured_on=facts()["measured"].get(card.arch, {}).get("where", ""),
+        cautions=tuple(
+            text for name, text in facts()["cautions"].items() if card.arch.startswith(name)
+        ),
     )
 
 
@@ -228,7 +233,7 @@ def _recommended(graded: Sequence[MixtureAdvice], context: int) -> tuple[str, st
 
 
 def _flags(card: Card, model: Model | None, of: Shape | None, context: int) -> Iterable[FlagAdvice]:
-    yield FlagAdvice(f"--arch {card.arch}", "yes", "machine code for this GPU, no other's")
+    yield _arch(card)
     able = abilities(card.arch)
     vendor = "amd" if card.arch.startswith("gfx") else "nvidia"
     for flag, entries in facts()["flags"].items():
@@ -247,6 +252,13 @@ def _flags(card: Card, model: Model | None, of: Shape | None, context: int) -> I
             "tokens",
             program=True,
         )
+
+
+def _arch(card: Card) -> FlagAdvice:
+    words = "machine code for this GPU, no other's"
+    if not card.arch.startswith("gfx"):
+        words += f"; {describe(CudaArch(int(card.arch)))}"
+    return FlagAdvice(f"--arch {card.arch}", "yes", words)
 
 
 def _applies(entry: Mapping[str, Any], vendor: str, able: frozenset[str]) -> bool:

@@ -71,7 +71,7 @@ def _integers(kind: Type, able: frozenset[str]) -> Path:
         # Measured on an H200: 17.3 microseconds for IQ2_XXS, 14.4 for Q4_0 (see advise.toml).
         why = "integer kernels; its values are looked up, which saves memory rather than time"
     elif kind.family == "fp4" and prompt != "tensor-fp4":
-        why = "its numbers are looked up and multiplied as bytes: tensor cores for FP4 are in 12.x"
+        why = "its numbers are looked up and multiplied as bytes: only NVIDIA's 12.x has better"
     return Path("dp4a", prompt, "good", why)
 
 

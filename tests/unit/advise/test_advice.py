@@ -135,7 +135,15 @@ class TestFlags:
         assert words in found.why
 
     def test_the_architecture_is_always_told(self) -> None:
-        assert flag(advise(PASCAL), "--arch").flag == "--arch 61"
+        found = flag(advise(PASCAL), "--arch")
+        assert found.flag == "--arch 61"
+        assert "6.1 needs CUDA 8.0 or newer, but older than 13.0" in found.why
+        assert flag(advise(Card("", "gfx1100")), "--arch").why.endswith("no other's")
+
+    def test_cublas_by_force(self) -> None:
+        assert flag(advise(HOPPER), "--force-cublas").use == "try"
+        assert "without tensor cores" in flag(advise(PASCAL), "--force-cublas").why
+        assert "hipBLAS by itself" in flag(advise(Card("", "gfx1100")), "--force-cublas").why
 
     def test_iq_types_that_a_model_does_not_hold(self, tmp_path: Path) -> None:
         assert flag(advise(PASCAL, read_model(llama(tmp_path))), "--no-iq").use == "try"
@@ -147,6 +155,11 @@ class TestFlags:
         found = flag(advise(Card("", "89", 8 * GIB), model, 16384), "-fa")
         assert (found.use, found.program) == ("yes", True)
         assert flag(advise(HOPPER, model, 8192), "-fa").use == "try"
+
+
+def test_what_a_user_should_hear_first() -> None:
+    assert "matrix cores" in advise(Card("", "gfx90c:xnack-")).cautions[0]
+    assert advise(PASCAL).cautions == ()
 
 
 class TestMeasured:

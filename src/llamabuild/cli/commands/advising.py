@@ -40,6 +40,7 @@ def advise(call: Call) -> int:
 def _page(advised: Advised) -> Iterator[str]:
     advice = advised.advice
     yield f"GPU: {_card(advice)}"
+    yield from (f"  {caution}" for caution in advice.cautions)
     if advice.model is not None:
         yield from _model(advice.model, advice.context)
     yield ""
