@@ -142,11 +142,9 @@ def _sources(delivery: Delivery, folder: Path) -> dict[str, bytes]:
 
 def _there_already(delivery: Delivery) -> bool:
     path = delivery.place.path
-    return (
-        delivery.replaces.sha256 == digest_of(delivery.module)
-        and not path.is_symlink()
-        and _changed(path.with_name(DEVICE)) <= _changed(path)
-    )
+    return delivery.replaces.sha256 == digest_of(delivery.module) and _changed(
+        path.with_name(DEVICE)
+    ) <= _changed(path)
 
 
 def _changed(path: Path) -> int:

@@ -202,7 +202,7 @@ def state_of(path: Path) -> FileState:
             return FileState(
                 digest_of(path), status.st_size, status.st_mtime_ns, status.st_mode & 0o777
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return FileState()
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.deliver.world import CRC, OURS, SHIPPED, World
+from tests.unit.deliver.world import CRC, CUDA, OURS, SHIPPED, World, classic, program
+from tests.unit.source.conftest import zipped
 
 from llamabuild import deliver, source
 from llamabuild.cli.main import main
@@ -245,6 +246,16 @@ class TestInstall:
     def test_a_name_that_is_no_gpu(self, world: World, say: Say) -> None:
         assert say("install", world.llamafile("0.8.1"), "--for", "banana").code == 3
 
+    def test_a_module_of_the_llamafile_s_own_patched_sources_is_not_doubted(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        path = world.cwd / "patched.llamafile"
+        path.write_bytes(zipped({**classic("0.8.1"), CUDA: b"patched"}, program("0.8.1")))
+        machine.exported = (*source.loader_symbols("0.9.3"), "ggml_abort")
+        said = say("install", path)
+        assert said.code == 0, said.err
+        assert "only one of them" not in said.err
+
     def test_a_release_without_sources_takes_its_tag_or_what_is_named(
         self, world: World, machine: Machine, say: Say
     ) -> None:
@@ -456,6 +467,9 @@ class TestStatus:
         assert active() == {"rocm": False, "cuda": True}
         machine.gpus = (gpu("61"), gpu("gfx1030"))
         assert active() == {"rocm": True, "cuda": False}
+        world.llamafile("0.9.3")
+        assert active() == {"cuda": True}
+        path = world.llamafile("0.9.3", rocm=SHIPPED)
         machine.gpus = ()
         assert active() == {"rocm": True, "cuda": True}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,18 @@ class TestEveryRelease:
         age(world.app(release) / "ggml-cuda.cu", -3600)
         world.install(path)
         assert world.start(path, release, nvcc=True).loaded == OURS
+
+    def test_writes_the_module_last(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = exchange._copy
+
+        def slowly(file: Any, stage: Stage) -> None:
+            time.sleep(0.02)  # longer than the clock of any file system's times
+            real(file, stage)
+
+        monkeypatch.setattr(exchange, "_copy", slowly)
+        path = world.llamafile("0.8.1")
+        world.install(path)
+        assert world.start(path, "0.8.1", nvcc=True).loaded == OURS
 
     @pytest.mark.parametrize("release", ["0.8.1", "0.9.3", "0.10.0"])
     def test_is_not_installed_twice(self, world: World, release: str) -> None:
@@ -201,6 +214,31 @@ class TestRefusal:
         world.start(path, "0.8.1")
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
         assert "run llamabuild as" in self.refused(world, path, "belongs to").hint
+
+    def test_an_empty_folder_of_somebody_else(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = world.llamafile("0.9.3")
+        world.app("0.9.3").mkdir(parents=True)
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        self.refused(world, path, r"\.llamafile belongs to")
+
+    def test_a_link_to_a_folder_of_somebody_else(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        theirs = world.folder / "theirs"
+        theirs.mkdir()
+        (world.home / ".llamafile").symlink_to(theirs)
+        real = Path.stat
+
+        def stat(self: Path, **options: Any) -> os.stat_result:
+            found = real(self, **options)
+            if self.name == ".llamafile" and options.get("follow_symlinks", True):
+                return os.stat_result((*tuple(found)[:4], 4711, *tuple(found)[5:10]))
+            return found
+
+        monkeypatch.setattr(Path, "stat", stat)
+        self.refused(world, world.llamafile("0.9.3"), "theirs belongs to user 4711")
 
     def test_a_module_of_somebody_else(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         path = world.llamafile("0.9.3", cuda=SHIPPED)
@@ -352,6 +390,7 @@ class TestInterruption:
         with pytest.raises(KeyboardInterrupt):
             world.install(path)
         assert world.snapshot() == before
+        assert world.backups.records(world.app("0.8.1")) == ()
         assert world.start(other, "0.8.0", nvcc=True).loaded == SHIPPED
 
     @pytest.mark.parametrize("killed_at", [0, 1, 7, 12])

@@ -217,6 +217,14 @@ class TestTrouble:
         assert victim.read_bytes() == b"precious"
 
 
+def test_a_folder_that_became_a_file(world: World) -> None:
+    world.install(world.llamafile("0.9.3"))
+    (world.home / ".llamafile").rename(world.home / "away")
+    (world.home / ".llamafile").write_bytes(b"")
+    with pytest.raises(DeliveryError, match="is not a folder"):
+        world.rollback(world.app("0.9.3"), to="1")
+
+
 @settings(max_examples=40, deadline=None)
 @given(steps=st.lists(st.sampled_from([b"A", b"B", b"C", None]), max_size=8))
 def test_any_history_ends_where_it_began(
