@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from llamabuild import run
@@ -81,33 +80,30 @@ def describe(
         raise Unusable("has no libamdhip64.so", facts()["rocm"]["headers"])
     problem = Unusable("has no device libraries (amdgcn/bitcode)", facts()["rocm"]["device"])
     for clang in compilers:
-        for libraries in _device_libraries(root, clang, environ, machine, memo):
-            files = [clang, root / HEADER, libraries, libraries / "ockl.bc", FACTS]
-            watched += files
-            question = f"ROCm, 1; {root}"
-            answer = memo.recall(
-                question,
-                files,
-                lambda: _ask(clang, root, libraries, environ),  # noqa: B023
+        places = _device_libraries(root, clang, environ, machine, memo)
+        watched += places
+        for libraries in (place for place in places if (place / "ockl.bc").is_file()):
+            try:
+                answer = _answer(clang, root, libraries, environ, memo, watched)
+            except Unusable as found:
+                problem = found
+                continue
+            return Rocm(
+                version=version,
+                root=root,
+                clang=clang,
+                bundler=Path(answer["bundler"]),
+                llvm=answer["llvm"],
+                found_via=found_via,
+                named=named,
+                targets=tuple(hip_target(name) for name in answer["targets"]),
+                without_libraries=tuple(answer["without_libraries"]),
+                include_dir=root / "include",
+                device_libraries=libraries,
+                device_digest=answer["device_digest"],
+                runtime=runtime,
+                hipblas=_hipblas(root, folders),
             )
-            if "problem" not in answer:
-                return Rocm(
-                    version=version,
-                    root=root,
-                    clang=clang,
-                    bundler=Path(answer["bundler"]),
-                    llvm=answer["llvm"],
-                    found_via=found_via,
-                    named=named,
-                    targets=tuple(hip_target(name) for name in answer["targets"]),
-                    without_libraries=tuple(answer["without_libraries"]),
-                    include_dir=root / "include",
-                    device_libraries=libraries,
-                    device_digest=answer["device_digest"],
-                    runtime=runtime,
-                    hipblas=_hipblas(root, folders),
-                )
-            problem = Unusable(*answer["problem"])
     raise problem
 
 
@@ -123,52 +119,63 @@ def _compilers(root: Path) -> Iterator[Path]:
 
 def _device_libraries(
     root: Path, clang: Path, environ: Mapping[str, str], machine: Machine, memo: Memo
-) -> Iterator[Path]:
-    """Every folder of device libraries; one that the user names in HIP_DEVICE_LIB_PATH first."""
-    try:
+) -> list[Path]:
+    """Where device libraries may be; what the user names in HIP_DEVICE_LIB_PATH goes first."""
+    named = environ.get("HIP_DEVICE_LIB_PATH")
+    places = [Path(named)] if named else []
+    places += [root / name.format(multiarch=machine.multiarch) for name in DEVICE_LIBRARIES]
+    with suppress(Unusable):  # it will say why when it is asked for its version
         resources = memo.recall(
             "clang's own files",
             [clang],
             lambda: ask([clang, "-print-resource-dir"], hip_environment(environ)).strip(),
         )
-    except Unusable:
-        return
-    named = environ.get("HIP_DEVICE_LIB_PATH")
-    places = [
-        *([Path(named)] if named else []),
-        *(root / name.format(multiarch=machine.multiarch) for name in DEVICE_LIBRARIES),
-        *(Path(resources, name) for name in WITH_CLANG),
-    ]
-    yield from (place for place in places if (place / "ockl.bc").is_file())
+        places += [Path(resources, name) for name in WITH_CLANG]
+    return places
+
+
+def _answer(
+    clang: Path,
+    root: Path,
+    libraries: Path,
+    environ: Mapping[str, str],
+    memo: Memo,
+    watched: list[Path],
+) -> dict[str, Any]:
+    """What a clang says of itself and of these device libraries.
+
+    That a pair does not fit is remembered too; that a program hangs or cannot be started is not.
+
+    :raises Unusable: any of these.
+    """
+    files = [clang, root / HEADER, libraries, libraries / "ockl.bc", FACTS]
+    watched += files
+    answer: dict[str, Any] = memo.recall(
+        f"ROCm, 1; {root}", files, lambda: _ask(clang, root, libraries, environ)
+    )
+    if "problem" in answer:
+        raise Unusable(*answer["problem"])
+    return answer
 
 
 def _ask(clang: Path, root: Path, libraries: Path, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that costs a process; a pair that does not work is worth remembering too."""
-    child = hip_environment(environ)
-    try:
-        version = re.search(r"clang version (\d+\.\d+\.\d+)", ask([clang, "--version"], child))
-        # Without -nogpulib clang looks for device libraries before it answers.
-        bundler = ask([clang, "-print-prog-name=clang-offload-bundler"], child).strip()
-        known = ask(
-            [clang, "--print-supported-cpus", "--target=amdgcn-amd-amdhsa", "-nogpulib"], child
-        )
-    except Unusable as problem:
-        return {"problem": (f"{clang}: {problem.reason}", problem.hint)}
+    """Everything that costs a process."""
+    child, install = hip_environment(environ), facts()["rocm"]
+    version = re.search(r"clang version (\d+\.\d+\.\d+)", ask([clang, "--version"], child))
+    bundler = ask([clang, "-print-prog-name=clang-offload-bundler"], child).strip()
+    # Without -nogpulib clang looks for device libraries before it answers.
+    known = ask([clang, "--print-supported-cpus", "--target=amdgcn-amd-amdhsa", "-nogpulib"], child)
     processors = set(
         re.findall(r"^\s+(gfx[0-9a-f]{3,4}|gfx[0-9-]+-generic)\b", known, re.MULTILINE)
     )
     if version is None or not processors:
-        return {"problem": (f"{clang} does not compile for AMD GPUs", facts()["rocm"]["clang"])}
+        return {"problem": (f"{clang} does not compile for AMD GPUs", install["clang"])}
     if not Path(bundler).is_file():
-        return {"problem": (f"{clang} has no clang-offload-bundler", facts()["rocm"]["clang"])}
+        return {"problem": (f"{clang} has no clang-offload-bundler", install["clang"])}
     targets, without = _targets(processors, libraries)
     if not targets:
-        return {
-            "problem": (
-                f"the device libraries in {libraries} are for none of the GPUs that {clang} knows",
-                facts()["rocm"]["device"],
-            )
-        }
+        wrong = f"the device libraries in {libraries} are for none of the GPUs that {clang} knows"
+        return {"problem": (wrong, install["device"])}
     reason, hint = trouble(_probe(clang, root, libraries, targets[0], child), libraries)
     if reason:
         return {"problem": (f"{clang} {reason}", hint)}
@@ -200,7 +207,12 @@ def _targets(processors: set[str], libraries: Path) -> tuple[tuple[HipTarget, ..
 def _probe(
     clang: Path, root: Path, libraries: Path, target: HipTarget, environ: Mapping[str, str]
 ) -> str:
-    """Compile a kernel that needs headers, device libraries and a linker; return the complaints."""
+    """Compile a kernel that needs headers, device libraries and a linker; return the complaints.
+
+    :raises Unusable: clang hangs or cannot be started.
+    """
+    from tempfile import TemporaryDirectory  # not needed once the answer is remembered
+
     with TemporaryDirectory(prefix="llamabuild-") as folder:
         source = Path(folder, "probe.hip")
         source.write_text(_PROBE, "utf-8")
@@ -216,7 +228,7 @@ def _probe(
                 timeout=6 * PROBE_SECONDS,
             )
         except (run.CannotStart, run.TimedOut) as error:
-            return f"error: {error}"
+            raise Unusable(str(error)) from None
     return done.text if done.returncode else ""
 
 
@@ -261,6 +273,8 @@ def _hipblas(root: Path, folders: list[Path]) -> Hipblas | None:
 
 def _digest(libraries: Path) -> str:
     """Device libraries state no version, and get into every module."""
+    import hashlib
+
     digest = hashlib.sha256()
     for name in ("ockl.bc", "ocml.bc"):
         if (libraries / name).is_file():

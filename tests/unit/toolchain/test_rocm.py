@@ -12,7 +12,7 @@ import pytest
 from llamabuild.arch import hip_target
 from llamabuild.errors import ToolchainError
 from llamabuild.memo import Memo
-from llamabuild.toolchain import Rocm, RocmNeeds, RocmSearch, choose_rocm
+from llamabuild.toolchain import Rocm, RocmNeeds, RocmSearch, choose_rocm, programs
 from llamabuild.toolchain.rocm import STEPS
 from llamabuild.toolchain.rocm_describe import trouble
 
@@ -263,6 +263,29 @@ def test_a_clang_that_cannot_compile_says_why(
 
 def test_no_complaint_is_no_trouble() -> None:
     assert trouble("", Path("/x")) == ("", "")
+
+
+def test_a_clang_that_hangs_is_asked_again_next_time(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = sandbox.root / "busy"
+    busy.touch()
+    clang = sandbox.rocm(sandbox.root / "opt/rocm")
+    text = clang.read_text().replace("\n", f"\nwhile test -e '{busy}'; do :; done\n", 1)
+    clang.write_text(text)
+    monkeypatch.setattr(programs, "PROBE_SECONDS", 0.2)
+    (rejected,) = sandbox.find_rocm().rejected
+    assert "gave no answer" in rejected.reason
+    monkeypatch.setattr(programs, "PROBE_SECONDS", 10)
+    busy.unlink()
+    assert len(sandbox.find_rocm().toolkits) == 1
+
+
+def test_a_clang_that_crashes_says_so(sandbox: Sandbox) -> None:
+    clang = sandbox.rocm(sandbox.root / "opt/rocm")
+    sandbox.program(clang, "kill -SEGV $$")
+    (rejected,) = sandbox.find_rocm().rejected
+    assert "crashed (SIGSEGV)" in rejected.reason
 
 
 def test_a_clang_without_amd_support(sandbox: Sandbox) -> None:
