@@ -191,16 +191,15 @@ def _find_end(file: FileIO, size: int) -> _End:
     """The last end record that leads to a directory, as llamafile searches it."""
     base = max(size - _WINDOW, 0)
     window = read_at(file, base, _WINDOW)
-    reason = "there is no ZIP directory at its end: it is no llamafile, or was cut off"
-    first = True
+    reason = ""
     position = window.rfind(_END_MAGIC)
     while position >= 0:
         try:
             return _read_end(file, window[position:], base + position)
         except _Bad as error:
-            reason, first = (str(error), False) if first else (reason, False)
+            reason = reason or str(error)
         position = window.rfind(_END_MAGIC, 0, position)
-    raise _Bad(reason)
+    raise _Bad(reason or "there is no ZIP directory at its end: it is no llamafile, or was cut off")
 
 
 def _read_end(file: FileIO, data: bytes, position: int) -> _End:

@@ -70,6 +70,7 @@ class TestLayout:
         # llamafile takes the ZIP64 record only where the old one does not say the place itself.
         assert struct.unpack_from("<I", data, len(data) - 6) == (0xFFFFFFFF,)
         assert data[-42:-38] == b"PK\6\7"
+        assert struct.unpack_from("<QHH", data, len(data) - 94) == (44, 3 << 8 | 45, 45)
 
     def test_the_same_inputs_give_the_same_bytes(self, room: Room, tmp_path: Path) -> None:
         (tmp_path / "other").mkdir()
@@ -85,6 +86,19 @@ class TestLayout:
         with zipfile.ZipFile(room.llamafile) as archive:
             assert archive.comment == b"mine"
         assert NAME in room.contents()
+
+    def test_what_is_said_of_other_members_stays(self, room: Room) -> None:
+        """Comments, extra fields, modes: the directory's entries are taken over as they are."""
+        with zipfile.ZipFile(room.llamafile, "a") as archive:
+            info = zipfile.ZipInfo("notes.txt", (1999, 1, 2, 3, 4, 6))
+            info.comment, info.extra = b"a comment", struct.pack("<2H4s", 0x5455, 4, b"time")
+            info.external_attr = 0o100640 << 16
+            archive.writestr(info, b"notes")
+        room.embed()
+        with zipfile.ZipFile(room.llamafile) as archive:
+            found = archive.getinfo("notes.txt")
+        assert (found.comment, found.extra) == (info.comment, info.extra)
+        assert (found.date_time, found.external_attr) == (info.date_time, info.external_attr)
 
     def test_bytes_behind_the_zip_stay_where_they_are(self, room: Room) -> None:
         """A signature, say: what is not understood is not thrown away."""

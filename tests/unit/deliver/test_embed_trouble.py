@@ -93,6 +93,11 @@ class TestRefused:
         room.module.write_bytes(b"other")
         room.refused("cannot be used")
 
+    @pytest.mark.parametrize("missing", [1, 3, 4, 5])
+    def test_one_that_was_cut_off_in_its_comment(self, room: Room, missing: int) -> None:
+        room.llamafile.write_bytes(packed({"model.gguf": WEIGHTS}, comment=b"mine")[:-missing])
+        room.refused("cannot be used")
+
     def test_offsets_from_the_start_of_the_zip(self, room: Room) -> None:
         """``cat program zip`` without ``zip -A``: llamafile finds nothing in such a file."""
         room.llamafile.write_bytes(PROGRAM + packed({"model.gguf": WEIGHTS}, prefix=b""))
