@@ -32,7 +32,8 @@ class Delivery:
     :param place: the module's file, or the place inside the llamafile.
     :param sources: names of the sources that will be unpacked beside it, in the loader's order.
     :param replaces: the state of the module that is there now.
-    :param remarks: what its user should know, such as what is still tried before it.
+    :param hidden_by: what this llamafile takes in place of the module, as long as that is there.
+    :param remarks: what its user should know, such as another maker's module that is tried first.
     """
 
     llamafile: Llamafile
@@ -41,6 +42,7 @@ class Delivery:
     place: Place
     sources: tuple[str, ...]
     replaces: FileState
+    hidden_by: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
     @property
@@ -84,6 +86,7 @@ def plan(
             place,
             (),
             inside.state(llamafile.path, place.path.name),
+            tuple(_hiding(rivals, place)),
             (*_beaten(rivals, place), *_advice(loader, llamafile, place, environ, cwd)),
         )
     folder = place.path.parent
@@ -98,6 +101,7 @@ def plan(
         place,
         sources,
         state_of(place.path),
+        tuple(_hiding(rivals, place)),
         (
             *([linked] if linked else []),
             *_beaten(rivals, place),
@@ -209,20 +213,21 @@ def _rivals(
     return tuple(before)
 
 
-def _beaten(rivals: Sequence[Attempt], place: Place) -> Iterator[str]:
+def _hiding(rivals: Sequence[Attempt], place: Place) -> Iterator[str]:
     for rival in rivals:
         if rival.place.backend == place.backend:
-            yield (
-                f"still before it comes {rival}: remove that one, or install without --embed"
-                if rival.how == "loads"
-                else f"still before it comes {rival}"
-            )
-        else:
+            remedy = ": remove that one, or install without --embed" if rival.how == "loads" else ""
+            yield f"still before it comes {rival}{remedy}"
+
+
+def _beaten(rivals: Sequence[Attempt], place: Place) -> Iterator[str]:
+    for rival in rivals:
+        if rival.place.backend != place.backend:
             maker, flag = ("AMD", "nvidia") if place.backend == "cuda" else ("NVIDIA", "amd")
+            kind = {"rocm": "ROCm", "cuda": "CUDA"}[rival.place.backend]
             yield (
-                f"a {rival.place.backend.upper().replace('ROCM', 'ROCm')} module is tried first "
-                f"({rival}), and wins where {maker}'s driver and runtime are installed; "
-                f"--gpu {flag} passes it over"
+                f"a {kind} module is tried first ({rival}), and wins where {maker}'s driver and "
+                f"runtime are installed; --gpu {flag} passes it over"
             )
 
 

@@ -84,6 +84,7 @@ class Installed:
             "verified": [list(verdict.summary) for verdict in self.verdicts],
             "unpacked": list(delivery.sources),
             "replaced": delivery.replaces.sha256 or None,
+            "hidden_by": list(delivery.hidden_by),
             "remarks": list(delivery.remarks),
             "changed": self.record is not None,
             "dry_run": self.dry_run,
@@ -140,6 +141,7 @@ def install_module(job: Job, named: Path) -> Installed:
     if path is None:
         backend = _expected(job, wanted)
         delivery = _delivery(job, llamafile, Path(), backend)
+        _warn(job, delivery)
         return Installed(delivery, None, _of(job, wanted, backend), (), None, dry_run=True)
     module = inspect.read_module(path)
     backend = "rocm" if module.backend == "hip" else "cuda"
@@ -151,6 +153,7 @@ def install_module(job: Job, named: Path) -> Installed:
         refuse_unfit(module, card.name, card.arch)
     delivery = _delivery(job, llamafile, path, backend)  # refused places are told before the trial
     if job.request.dry_run:
+        _warn(job, delivery)
         return Installed(delivery, module, wanted, (), None, dry_run=True)
     verdicts = _verified(job, module, wanted)
     if identity(llamafile.path) != seen:
@@ -159,6 +162,7 @@ def install_module(job: Job, named: Path) -> Installed:
         )
     delivery = _delivery(job, llamafile, path, backend)
     record = install.apply(delivery, open_backups(job), job.notify)
+    _warn(job, delivery)
     return Installed(delivery, module, wanted, verdicts, record, dry_run=False)
 
 
@@ -244,6 +248,11 @@ def _delivery(job: Job, llamafile: Llamafile, module: Path, backend: Backend) ->
         cwd=job.cwd,
         embed=job.request.embed,
     )
+
+
+def _warn(job: Job, delivery: Delivery) -> None:
+    for text in delivery.hidden_by:
+        job.notify(Note("warning", text))
 
 
 def _system(module: Path) -> str:

@@ -194,7 +194,7 @@ def _remarks(job: Job, llamafile: Llamafile, module: Path, name: str) -> tuple[s
             cwd=job.cwd,
             embed=True,
         )
-        return planned.remarks
+        return (*planned.hidden_by, *planned.remarks)
     return ()
 
 

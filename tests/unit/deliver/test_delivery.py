@@ -343,6 +343,16 @@ class TestInstall:
         again = say("install", path, "--json").document
         assert (again["changed"], again["unpacked"]) == (False, [])
 
+    def test_a_module_that_will_not_be_taken_is_a_warning_even_when_quiet(
+        self, world: World, say: Say
+    ) -> None:
+        path = world.llamafile("0.8.1")
+        world.install(path)
+        for more in (["--dry-run"], []):
+            said = say("install", path, "--embed", "-q", *more)
+            assert said.code == 0
+            assert said.err.count("warning: still before it comes") == 1
+
     def test_a_question_is_one_in_json_too(self, world: World, say: Say) -> None:
         said = say("install", world.llamafile("0.8.6", text=False), "--json")
         assert said.document["error"]["code"] == said.code == 5

@@ -184,9 +184,9 @@ class TestRemarks:
     def test_a_module_that_hides_the_embedded_one(self, world: World) -> None:
         path = world.llamafile("0.9.3")
         world.install(path)
-        assert f"still before it comes {world.app('0.9.3') / 'ggml-cuda.so'}" in self.remarks(
-            world, path, embed=True
-        )
+        (hidden,) = world.plan(path, embed=True).hidden_by
+        assert f"still before it comes {world.app('0.9.3') / 'ggml-cuda.so'}" in hidden
+        assert world.plan(path).hidden_by == ()
 
     def test_the_folder_that_old_releases_share(self, world: World) -> None:
         assert "shared by all releases" in self.remarks(world, world.llamafile("0.8.1"))
