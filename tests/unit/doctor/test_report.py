@@ -137,7 +137,7 @@ class TestTime:
     ) -> None:
         patient.sandbox.program(patient.root / "usr/local/cuda-12/bin/nvcc", "exec /bin/sleep 600")
         patient.sandbox.toolkit(patient.root / "usr/local/cuda-13")
-        monkeypatch.setattr(examination, "SECONDS_EACH", 0.5)
+        monkeypatch.setattr(examination, "SECONDS_EACH", 2.0)
         line = patient.line("gave no answer in time")
         assert line.status == "note"
         assert str(patient.root / "usr/local/cuda-12/bin/nvcc") in line.text
@@ -147,11 +147,10 @@ class TestTime:
         for name in ("cuda", "cuda-11", "cuda-12", "cuda-13"):
             place = patient.root / "usr/local" / name / "bin/nvcc"
             patient.sandbox.program(place, "exec /bin/sleep 600")
-        report = patient.examine(seconds=0.5)
+        report = patient.examine(seconds=0)
         (toolkits,) = (part for part in report.sections if part.name == "toolkits")
-        assert sum("gave no answer in time" in line.text for line in toolkits.lines) == 1
-        assert sum("was not asked" in line.text for line in toolkits.lines) == 3
-        assert patient.sandbox.started == ["nvcc"]
+        assert sum("was not asked" in line.text for line in toolkits.lines) == 4
+        assert patient.sandbox.started == []
 
     def test_a_driver_that_hangs_in_this_process_is_left_alone(self) -> None:
         import threading
