@@ -53,6 +53,7 @@ class TestLayout:
             info = archive.getinfo(NAME)
         assert info.date_time == (2023, 11, 14, 22, 13, 20)
         assert info.flag_bits == 0x800
+        assert (info.volume, info.internal_attr, info.create_system) == (0, 0, 3)
         assert info.create_version == info.extract_version == 45
         assert stat.S_IMODE(info.external_attr >> 16) == 0o755
 
