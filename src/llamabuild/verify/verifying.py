@@ -138,7 +138,7 @@ class _Trying:
         if not trial.said("ready", bool, False):
             raise ToolchainError(
                 f"the Python that is to load the module {trial.ending}\n{trial.words}",
-                hint="check the installation: python -m llamabuild.verify.child",
+                hint=f"{sys.executable} -P -c 'import llamabuild.verify' must work",
             )
         unusable = trial.said("unusable", str, "")
         if unusable:
