@@ -92,7 +92,7 @@ class Bench:
             path=path,
             format="elf",
             machine="x86_64",
-            entries=tuple(self._entry(arch) for arch in plan.archs),
+            entries=tuple(self._entry(arch) for arch in plan.archs if isinstance(arch, CudaArch)),
             exported=tuple(name for name in plan.exports if name not in self.missing),
             undefined=(),
             needed=("libc.so.6", "libcuda.so.1"),
