@@ -64,11 +64,11 @@ class Search:
     def named(self, path: Path, found_via: str) -> Iterator[Finding]:
         """What the user named, a folder or a program in it: a miss is worth a word."""
         self.watched.append(path)
-        root = path if self.root(path) else self.around(path)
-        if root is not None:
+        root = self.around(path) if path.is_file() else path
+        if root is not None and self.root(root):
             yield Hit(root, found_via, named=True)
         else:
-            missing = f"there is no {HEADER} in it or above it"
+            missing = f"there is no {HEADER} {'above' if path.is_file() else 'in'} it"
             hint = f"name the folder that holds {HEADER}; or {facts()['rocm']['headers']}"
             yield Rejected(path, found_via, missing, hint)
 

@@ -315,6 +315,13 @@ def test_an_explicit_toolkit_that_is_not_there(sandbox: Sandbox, explicit: str) 
         sandbox.find_rocm(explicit)
 
 
+def test_a_named_folder_stands_for_itself_and_not_for_what_is_above_it(sandbox: Sandbox) -> None:
+    debian(sandbox)
+    (sandbox.root / "usr/local/cuda").mkdir(parents=True)
+    with pytest.raises(ToolchainError, match=r"there is no include/hip/hip_runtime\.h in it"):
+        sandbox.find_rocm(str(sandbox.root / "usr/local/cuda"))
+
+
 @pytest.mark.parametrize("part", ["", "llvm/bin/clang++", "bin/hipcc"])
 def test_an_explicit_folder_or_program_ends_the_search(sandbox: Sandbox, part: str) -> None:
     sandbox.rocm(sandbox.root / "opt/rocm", "7.0.0")
