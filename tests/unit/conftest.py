@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,41 @@ def no_real_compiler(
             super().__init__(args, *more, **options)
 
     monkeypatch.setattr(subprocess, "Popen", Guarded)
+
+
+@pytest.fixture
+def permissions_hold() -> Iterator[None]:
+    """Let a file's permissions hold for root, too, until the test is over."""
+    if sys.platform == "linux" and os.geteuid() == 0:
+        with _without_capabilities(CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+            yield
+    else:
+        yield
+
+
+#: Numbers of Linux's capabilities, and the version of its interface (linux/capability.h).
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
+_CAPABILITIES_3 = 0x20080522
+
+
+@contextmanager
+def _without_capabilities(*numbers: int) -> Iterator[None]:
+    """Take capabilities from this thread's effective ones; they stay permitted and come back."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITIES_3, 0)
+    data = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable: low halves, then high
+    assert libc.capget(header, data) == 0
+    before = data[0]
+    for number in numbers:
+        data[0] &= ~(1 << number)
+    assert libc.capset(header, data) == 0
+    try:
+        yield
+    finally:
+        data[0] = before
+        assert libc.capset(header, data) == 0
 
 
 def _program(

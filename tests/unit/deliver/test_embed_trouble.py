@@ -62,7 +62,7 @@ class TestRefused:
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
         assert "--output" in room.refused("belongs to user").hint
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
+    @pytest.mark.usefixtures("permissions_hold")
     def test_a_folder_that_cannot_be_written(self, room: Room) -> None:
         room.folder.chmod(0o555)
         try:
