@@ -78,11 +78,13 @@ TREE = replace(
 )
 
 
-def planned(source: SourceTree = CLASSIC, machine: Machine = LINUX, **given: Any) -> Plan:
+def planned(
+    source: SourceTree = CLASSIC, machine: Machine = LINUX, kit: Toolkit = TOOLKIT, **given: Any
+) -> Plan:
     return make_plan(
         resolve(given, {}),
         archs=(CudaArch(75), CudaArch(90, virtual=True)),
-        toolkit=given.pop("kit", TOOLKIT),
+        toolkit=kit,
         host_compiler=MSVC if machine.system == "windows" else GCC,
         source=source,
         machine=machine,
@@ -156,6 +158,18 @@ def test_what_a_source_needs_of_nvcc_is_said_unless_its_own_cmake_does() -> None
     assert "--extended-lambda" in planned(tree, flavor="self-contained").device_flags
     assert "--extended-lambda" not in planned(tree).device_flags
     assert "--extended-lambda" not in planned().device_flags
+
+
+def test_a_release_whose_tinyblas_needs_a_newer_compiler_is_refused_before_it_starts() -> None:
+    assert CLASSIC.recipe is not None
+    old = replace(CLASSIC, recipe=replace(CLASSIC.recipe, tinyblas_cuda=(12, 0)))
+    cublas = Cublas("11.11", Path("/i"), Path("/l/libcublas.so"), "libcublas.so.11")
+    toolkit = replace(TOOLKIT, version="11.8.89", cublas=cublas)
+    with pytest.raises(ToolchainError, match=r"CUDA 12\.0 or newer") as caught:
+        planned(old, kit=toolkit)
+    assert "--blas cublas" in caught.value.hint
+    assert planned(old, kit=toolkit, blas="cublas")
+    assert planned(old)
 
 
 def test_our_own_kernels_need_no_library_and_show_only_their_interface() -> None:

@@ -9,6 +9,7 @@ from llamabuild.planning.plan import Parts
 from llamabuild.settings import Request
 from llamabuild.source import Effect, SourceTree, flag_effects
 from llamabuild.toolchain import Toolkit
+from llamabuild.toolchain.facts import numbers
 
 __all__ = ["needs_cublas", "parts"]
 
@@ -37,6 +38,8 @@ def parts(
         found += (_compression(request.compress, known, source, toolkit),)
     own = flavor != "backend-dl"
     cublas = any("cublas" in effect.libraries for effect in found)
+    if not cublas:
+        _refuse_too_old(toolkit, source)
     return Parts(
         effects=found,
         device_flags=(
@@ -47,6 +50,18 @@ def parts(
         notes=_cublas_note(toolkit) if cublas else (),
         warnings=_passed_levels(archs, source.levels),
     )
+
+
+def _refuse_too_old(toolkit: Toolkit, source: SourceTree) -> None:
+    """Spare the user the minutes until the compiler finds out."""
+    oldest = source.recipe.tinyblas_cuda if source.recipe else None
+    if oldest and numbers(toolkit.version)[:2] < oldest:
+        wanted = f"{oldest[0]}.{oldest[1]}"
+        raise ToolchainError(
+            f"{source.origin} does not compile with {toolkit.label}: its tinyBLAS needs CUDA "
+            f"{wanted} or newer",
+            hint=f"install CUDA {wanted} to 12.9, which compile 5.0 to 9.0, or say --blas cublas",
+        )
 
 
 def _passed_levels(archs: tuple[CudaArch, ...], levels: tuple[int, ...]) -> tuple[str, ...]:
