@@ -14,7 +14,7 @@ from llamabuild.verify.blocks import QUANTIZED, random_rows, to_float64
 from llamabuild.verify.kernels import Kernels
 from llamabuild.verify.model import Row
 
-__all__ = ["SIZES", "check_type", "off", "rounded"]
+__all__ = ["GUARD", "SIZES", "check_type", "off", "rounded"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
