@@ -21,6 +21,7 @@ from tests.unit.deliver.llamafiles import (
     packed,
 )
 
+from llamabuild.deliver import ziplayout
 from llamabuild.deliver.embed import embed, extract, module_name, modules, remove
 from llamabuild.errors import DeliveryError
 from llamabuild.events import Note
@@ -72,6 +73,22 @@ class TestLayout:
         assert struct.unpack_from("<I", data, len(data) - 6) == (0xFFFFFFFF,)
         assert data[-42:-38] == b"PK\6\7"
         assert struct.unpack_from("<QHH", data, len(data) - 94) == (44, 3 << 8 | 45, 45)
+
+    def test_zip64_sizes_are_found_behind_another_field(self, room: Room) -> None:
+        room.embed()
+        with io.FileIO(room.llamafile) as file:
+            layout = ziplayout.read_layout(file, room.llamafile)
+        *others, last = (member.record for member in layout.members)
+        other_field = struct.pack("<2H4s", 0x5455, 4, b"time")
+        split = 46 + len(NAME)
+        longer = bytearray(last[:split] + other_field + last[split:])
+        struct.pack_into("<H", longer, 30, len(last) - split + len(other_field))
+        entries = b"".join([*others, longer])
+        end = ziplayout.end_records(len(layout.members), len(entries), layout.directory, b"")
+        data = room.llamafile.read_bytes()[: layout.directory]
+        room.llamafile.write_bytes(data + entries + end)
+        assert room.contents()[NAME] == MODULE
+        assert room.embed().action == "unchanged"
 
     def test_the_same_inputs_give_the_same_bytes(self, room: Room, tmp_path: Path) -> None:
         (tmp_path / "other").mkdir()

@@ -117,6 +117,7 @@ class TestRefused:
             (16, b"\1", "part of several"),
             (24, b"\7", "part of several"),
             (40, b"\xff" * 8, "claims"),  # the directory's length
+            (40, b"\5" + bytes(7), "not where its end says"),
             (48, b"\xff" * 8, "does not count from the start"),  # its place
             (48, b"\0" * 8, "does not count from the start"),
         ],
