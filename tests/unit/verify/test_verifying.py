@@ -81,7 +81,7 @@ def tree(tmp_path: Path) -> SourceTree:
     (tmp_path / "tree" / "ggml-cuda.h").write_text("GGML_CALL bool ggml_cuda_link(const api *);")
     return SourceTree(
         kind="llamafile",
-        version="0.9.2-0.9.3",
+        version="0.8.14-0.8.16",
         root=tmp_path / "tree",
         files=(),
         digest="0" * 64,
@@ -248,7 +248,8 @@ def test_with_its_source_a_classic_module_is_driven(
     assert verdict.words == str([str(module), "0", "q4_0"])
     command = (tmp_path / "argv.json").read_text()
     assert "-DAPI_MEMBERS=X(malloc)" in command
-    assert "X(ggml_backend_cuda_get_device_properties)" in command  # since 0.9.2
+    assert "X(ggml_backend_cuda_get_device_description)" in command  # since 0.8.15
+    assert "get_device_properties" not in command  # since 0.9.2
 
 
 @pytest.mark.parametrize("defines", [(), ("NDEBUG", "GGML_MULTIPLATFORM")])
