@@ -77,7 +77,8 @@ class TestCopying:
         assert target.stat().st_blocks * 512 < 20 << 20
 
     @pytest.mark.parametrize(
-        ("seconds_a_piece", "least", "most"), [(1.0, 45, 50), (0.01, 40, 60), (0.0, 0, 0)]
+        ("seconds_a_piece", "least", "most"),
+        [(1.0, 45, 50), (0.01, 40, 60), (0.0005, 1, 3), (0.0, 0, 0)],
     )
     def test_it_says_how_far_it_is_but_not_too_often(
         self,
