@@ -251,14 +251,15 @@ class TestTrouble:
         if what != "shrinks":
             assert NAME not in room.contents()
 
+    @pytest.mark.parametrize("where", [0, 9000, -1])
     def test_a_copy_that_is_not_one_is_noticed(
-        self, room: Room, monkeypatch: pytest.MonkeyPatch
+        self, room: Room, monkeypatch: pytest.MonkeyPatch, where: int
     ) -> None:
         whole = copying.copy
 
-        def flip(source: io.FileIO, target: io.FileIO, *more: Any) -> None:
-            whole(source, target, *more)
-            os.pwrite(target.fileno(), b"!", 9000)
+        def flip(source: io.FileIO, target: io.FileIO, length: int, *more: Any) -> None:
+            whole(source, target, length, *more)
+            os.pwrite(target.fileno(), b"!", where % length)
 
         monkeypatch.setattr(copying, "share_blocks", lambda *_: False)
         monkeypatch.setattr(copying, "copy", flip)
