@@ -18,7 +18,7 @@ from llamabuild.verify.blocks import FLOATS, QUANTIZED, random_rows
 from llamabuild.verify.kernels import Kernels
 
 #: Weights that are read before the first come again: several times any GPU's cache.
-ROTATION_BYTES = 1 << 30
+ROTATION = 1 << 30
 SHAPES = ((4096, 14336), (14336, 4096))
 
 
@@ -32,12 +32,12 @@ def copy_bandwidth(gpu):
     return 2 * size / statistics.median(times) * 1e6
 
 
-def time_products(gpu, kind, m, k, columns, rng):
+def time_products(gpu, kind, m, k, columns, rotation, rng):
     """Microseconds by number of columns, medians of seven."""
     rows = random_rows(kind, 256, k, rng)
     size = m * rows.shape[1]
     stride = -(-size // 256) * 256
-    copies = max(2, ROTATION_BYTES // stride)
+    copies = max(1, rotation // stride)
     weights = gpu.allocate(copies * stride)
     first = gpu.upload(rows)
     for begin in range(0, copies * stride, rows.nbytes):
@@ -51,8 +51,8 @@ def time_products(gpu, kind, m, k, columns, rng):
         product = gpu.product(int(kind), m, n, k, weights=weights, activations=x, output=output)
         gpu.workspace(product)
         gpu.measure(product, copies, stride, 10)
-        repeats = copies if n <= 32 else 20
-        runs = [gpu.measure(product, copies, stride, min(repeats, 100)) for _ in range(7)]
+        repeats = 20 if n > 32 else min(max(copies, 20), 100)
+        runs = [gpu.measure(product, copies, stride, repeats) for _ in range(7)]
         times[n] = {
             "path": gpu.path(product), "microseconds": statistics.median(runs),
             "least": min(runs), "most": max(runs),
@@ -67,6 +67,10 @@ def main() -> int:
     parser.add_argument("--types", default="")
     parser.add_argument("--columns", default="1,2,4,8")
     parser.add_argument("--shapes", default=",".join(f"{m}x{k}" for m, k in SHAPES))
+    parser.add_argument(
+        "--rotation", type=int, default=ROTATION,
+        help="bytes of weights in rotation; 0 multiplies the same weights again and again",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     gpu = Kernels(options.module.resolve())
@@ -81,7 +85,7 @@ def main() -> int:
         m, k = (int(side) for side in shape.split("x"))
         print(f"m={m} k={k}: microseconds for n = {columns}; share of the copy's bandwidth, n=1")
         for kind in kinds:
-            size, times = time_products(gpu, kind, m, k, columns, rng)
+            size, times = time_products(gpu, kind, m, k, columns, options.rotation, rng)
             row = "".join(f"{times[n]['microseconds']:9.1f}" for n in columns)
             first = columns[0]
             share = size / times[first]["microseconds"] * 1e6 / bandwidth

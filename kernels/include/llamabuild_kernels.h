@@ -9,7 +9,9 @@
  * with m rows, n columns and k weights a row. Calls enqueue work on a stream and return; memory is
  * the caller's. Every function that returns `int` returns LLAMABUILD_OK or an error code, and then
  * llamabuild_last_error() says what was wrong. No exception leaves the library; calls from several
- * threads are safe as long as they do not share a workspace.
+ * threads are safe as long as they do not share a workspace. On 9.0 and later weights are read
+ * ahead: a kernel just before a product in its stream must not write them if it lets its successor
+ * start early (programmatic dependent launch).
  */
 #ifndef LLAMABUILD_KERNELS_H
 #define LLAMABUILD_KERNELS_H
@@ -43,7 +45,8 @@ typedef struct llamabuild_product {
     int32_t type;       /* ggml's number of the weights' type: 2 is q4_0, 12 is q4_K, ... */
     int32_t device;
     int64_t m, n, k;    /* k is a multiple of the type's block */
-    const void *weights;            /* device memory, aligned to 16 bytes */
+    const void *weights;            /* device memory, aligned to 16 bytes, and readable up to the
+                                       next multiple of 16 (which any allocator gives) */
     const float *activations;       /* device memory */
     float *output;                  /* device memory */
     int64_t activation_stride;      /* floats from a column to the next */
@@ -89,8 +92,9 @@ LLAMABUILD_API int llamabuild_device_count(int *count);
 LLAMABUILD_API int llamabuild_device_info(int device, char *name, int room, int *arch, int *code,
                                           int64_t *memory_bytes);
 
-/* How a product would be computed: "scalar", "dp4a" (integers), "tensor" (16-bit floats on tensor
- * cores) or "float" (16-bit weights). NULL on an error. Follows what was compiled, not the card. */
+/* How a product would be computed: "scalar", "dp4a" and "int8" (integers, the last on tensor cores;
+ * activations as llamabuild_quantize leaves them), "tensor" (16-bit floats on tensor cores) or
+ * "float" (16-bit weights). NULL on an error. Follows what was compiled, not the card. */
 LLAMABUILD_API const char *llamabuild_path(const llamabuild_product *product);
 
 /* Bytes of workspace that a product needs. */

@@ -58,19 +58,30 @@ struct ActivationChunk {
         ActivationChunk x;
         const int first = F::first(j);
         const uint8_t* const block = column + first / 32 * sizeof(ActivationBlock);
-        UNROLL
-        for (int group = 0; group < 2; ++group) {
-            // Group 1 is in the same block or whole blocks later.
-            const int half = F::step == 16 ? group : first / 16 % 2;
-            const uint8_t* const from =
-                block + (F::step == 16 ? 0 : group * F::step / 32 * int(sizeof(ActivationBlock)));
-            uint32_t words[4], numbers[2];
-            load<16>(words, from + 16 * half);
-            load<8>(numbers, from + 32 + 8 * half);
+        if constexpr (F::step == 16) {  // both groups in one block
+            uint32_t words[12];
+            load<16>(words, block);
             UNROLL
-            for (int i = 0; i < 4; ++i) x.q[4 * group + i] = words[i];
-            x.d[group] = bits_to_float(numbers[0]);
-            x.sum[group] = bits_to_float(numbers[1]);
+            for (int i = 0; i < 8; ++i) x.q[i] = words[i];
+            UNROLL
+            for (int group = 0; group < 2; ++group) {
+                x.d[group] = bits_to_float(words[8 + 2 * group]);
+                x.sum[group] = bits_to_float(words[9 + 2 * group]);
+            }
+        } else {  // group 1 whole blocks later
+            const int half = first / 16 % 2;
+            UNROLL
+            for (int group = 0; group < 2; ++group) {
+                const uint8_t* const from =
+                    block + group * F::step / 32 * int(sizeof(ActivationBlock));
+                uint32_t words[4], numbers[2];
+                load<16>(words, from + 16 * half);
+                load<8>(numbers, from + 32 + 8 * half);
+                UNROLL
+                for (int i = 0; i < 4; ++i) x.q[4 * group + i] = words[i];
+                x.d[group] = bits_to_float(numbers[0]);
+                x.sum[group] = bits_to_float(numbers[1]);
+            }
         }
         return x;
     }

@@ -120,16 +120,17 @@ using Multiply = GPU(Error_t) (*)(const Product&, const Launch&);
 struct TypeFacts {
     Type type;
     int weights, bytes;  // of a block
-    Multiply vectors, matrices;  // no matrices: 16-bit floats
+    Multiply vectors, integers, matrices;  // only vectors: 16-bit floats
     Order order;
 };
 
 constexpr TypeFacts all_types[] = {
-    {Type::f16, 1, 2, multiply_vectors<Type::f16>, nullptr, Order::linear},
-    {Type::bf16, 1, 2, multiply_vectors<Type::bf16>, nullptr, Order::linear},
+    {Type::f16, 1, 2, multiply_vectors<Type::f16>, nullptr, nullptr, Order::linear},
+    {Type::bf16, 1, 2, multiply_vectors<Type::bf16>, nullptr, nullptr, Order::linear},
 #define ENTRY(name)                                                                       \
     {Type::name, Format<Type::name>::weights, Format<Type::name>::bytes,                  \
-     multiply_vectors<Type::name>, multiply_matrices<Type::name>,                         \
+     multiply_vectors<Type::name>, multiply_integers<Type::name>,                         \
+     multiply_matrices<Type::name>,                                                        \
      order_of<Format<Type::name>::Layout>},
     LLAMABUILD_QUANTIZED_TYPES(ENTRY)
 #undef ENTRY
@@ -137,7 +138,7 @@ constexpr TypeFacts all_types[] = {
 
 // --- checks -------------------------------------------------------------------------------------
 
-enum class Path { scalar, dp4a, tensor, floats };
+enum class Path { scalar, dp4a, integers, tensor, floats };
 
 struct Checked {
     const TypeFacts* facts;
@@ -150,11 +151,13 @@ struct Checked {
 
 Path choose_path(const TypeFacts& facts, int arch, const Product& p) {
     if (!facts.matrices) return Path::floats;
+    if (arch >= integer_arch && p.n >= integer_columns) {
 #if !defined(GGML_CUDA_FORCE_MMQ)
-    if (arch >= tensor_arch && p.n >= tensor_columns && p.batch <= most_blocks_yz)
-        return Path::tensor;
+        if (arch >= tensor_arch && tensor_is_faster(p.n) && p.batch <= most_blocks_yz)
+            return Path::tensor;
 #endif
-    (void)p;
+        return Path::integers;
+    }
     return arch >= 610 ? Path::dp4a : Path::scalar;
 }
 
@@ -240,7 +243,7 @@ int check_shape(const llamabuild_product* given, const llamabuild_groups* groups
     Code code;
     TRY(code_for(given->device, code));
     out.launch = {static_cast<GPU(Stream_t)>(given->stream), code.multiprocessors,
-                  code.shared_bytes, false};
+                  code.shared_bytes, code.arch >= 900};
     out.arch = code.arch;
     out.path = choose_path(*out.facts, code.arch, p);
     out.workspace = 0;
@@ -256,6 +259,8 @@ int check_shape(const llamabuild_product* given, const llamabuild_groups* groups
         p.column_bytes = int64_t{p.k} / 32 * static_cast<int64_t>(sizeof(ActivationBlock));
         p.activation_batch = groups ? p.column_bytes : p.column_bytes * p.n;
         out.workspace = static_cast<size_t>(p.column_bytes) * prepared_columns * prepared_batch;
+        if (out.path == Path::integers)
+            out.workspace += tensor_partial_bytes(p, integer_splits(p, out.launch));
     }
     return LLAMABUILD_OK;
 }
@@ -305,8 +310,9 @@ int multiply(const llamabuild_product& given, const llamabuild_groups* groups, C
     }
     TRY(prepare_activations(given, groups, c));
     c.product.activations = static_cast<const uint8_t*>(given.workspace);
-    c.launch.early = c.arch >= 900;
-    const auto kernel = c.path == Path::tensor ? c.facts->matrices : c.facts->vectors;
+    const auto kernel = c.path == Path::tensor     ? c.facts->matrices
+                        : c.path == Path::integers ? c.facts->integers
+                                                   : c.facts->vectors;
     return check(kernel(c.product, c.launch), "multiplying");
 }
 
@@ -370,7 +376,7 @@ const char* llamabuild_path(const llamabuild_product* product) {
     const Device current(product ? product->device : -1);
     Checked c;
     if (current.status() || check_shape(product, nullptr, c)) return nullptr;
-    constexpr const char* names[] = {"scalar", "dp4a", "tensor", "float"};
+    constexpr const char* names[] = {"scalar", "dp4a", "int8", "tensor", "float"};
     return names[static_cast<int>(c.path)];
 }
 
@@ -408,7 +414,7 @@ int llamabuild_multiply_grouped(const llamabuild_product* product,
 int llamabuild_allocate(int device, size_t bytes, void** memory) {
     if (!memory) return fail(LLAMABUILD_BAD_ARGUMENT, "memory is NULL");
     DEVICE_OR_RETURN(device);
-    return check(GPU(Malloc)(memory, bytes), "allocating");
+    return check(GPU(Malloc)(memory, (bytes + 15) / 16 * 16), "allocating");
 }
 
 int llamabuild_release(int device, void* memory) {

@@ -19,6 +19,8 @@ __device__ __forceinline__ float to_float(uint32_t bits) {
 template <Type type, int N>
 __global__ void __launch_bounds__(groups * group_size) float_kernel(Product p, bool aligned) {
     constexpr int rows = rows_of<N>, ahead = ahead_of<N>;
+    release_successor();
+    wait_for_predecessor();
     const int lane = threadIdx.x % group_size;
     const int first_row = (blockIdx.x * groups + threadIdx.x / group_size) * rows;
     if (first_row >= p.m) return;

@@ -64,6 +64,8 @@ struct FormatOf : Places {
     using Layout = Places;
     static constexpr bool uniform = false;     // both groups in one 32-block, with the same numbers
     static constexpr bool has_offset = false;  // there are offsets, and no q is negative
+    static constexpr int bias = 0;             // not 0: every offset is -bias * scale
+    static constexpr int group = 32;           // neighbours with one scale and offset: 32 or 16
     static constexpr int table_words = 0;      // size of the codebook that `chunk` reads
     DEVICE static const uint32_t* table() { return nullptr; }
 };
@@ -97,6 +99,7 @@ DEVICE void add_fifth_bits(Chunk& c, uint32_t bits) {
 template <>
 struct Format<Type::q4_0> : FormatDefaults {
     static constexpr int weights = 32, bytes = 18;
+    static constexpr int bias = 8;
     static constexpr bool uniform = true, has_offset = true;
     DEVICE static Chunk chunk(const uint8_t* block, int, const uint32_t*) {
         Chunk c;
@@ -126,6 +129,7 @@ struct Format<Type::q4_1> : FormatDefaults {
 template <>
 struct Format<Type::q5_0> : FormatDefaults {
     static constexpr int weights = 32, bytes = 22;
+    static constexpr int bias = 16;
     static constexpr bool uniform = true, has_offset = true;
     DEVICE static Chunk chunk(const uint8_t* block, int, const uint32_t*) {
         Chunk c;
@@ -209,6 +213,7 @@ struct Format<Type::mxfp4> : FormatDefaults {
 template <>
 struct Format<Type::nvfp4> : FormatDefaults {
     static constexpr int weights = 64, bytes = 36;
+    static constexpr int group = 16;
     // An unsigned 8-bit float (4 bits of exponent, 3 of mantissa), halved as above.
     DEVICE static float scale(uint32_t bits) {
         const uint32_t exponent = bits >> 3 & 15, mantissa = bits & 7;
@@ -246,6 +251,7 @@ DEVICE void split_pairs(Chunk& c, const uint32_t (&bytes)[4], int shift) {
 template <>
 struct Format<Type::q2_K> : InterleavedDefaults {
     static constexpr int weights = 256, bytes = 84;
+    static constexpr int group = 16;
     static constexpr bool has_offset = true;
     DEVICE static Chunk chunk(const uint8_t* block, int j, const uint32_t*) {
         Chunk c;
@@ -266,6 +272,7 @@ struct Format<Type::q2_K> : InterleavedDefaults {
 template <>
 struct Format<Type::q3_K> : InterleavedDefaults {
     static constexpr int weights = 256, bytes = 110;
+    static constexpr int group = 16, bias = 4;
     static constexpr bool has_offset = true;
     DEVICE static Chunk chunk(const uint8_t* block, int j, const uint32_t*) {
         Chunk c;
@@ -349,6 +356,7 @@ struct Format<Type::q5_K> : InterleavedDefaults {
 template <>
 struct Format<Type::q6_K> : FormatOf<Distant> {
     static constexpr int weights = 256, bytes = 210;
+    static constexpr int group = 16, bias = 32;
     static constexpr bool has_offset = true;
     DEVICE static Chunk chunk(const uint8_t* block, int j, const uint32_t*) {
         Chunk c;
@@ -399,6 +407,7 @@ DEVICE uint32_t digits(uint32_t bytes, uint32_t power) {
 template <>
 struct Format<Type::tq1_0> : FormatDefaults {
     static constexpr int weights = 256, bytes = 54;
+    static constexpr int bias = 1;
     static constexpr bool uniform = true, has_offset = true;
     DEVICE static uint32_t power(int exponent) {
         return static_cast<uint32_t>(0x511b090301ull >> (8 * exponent) & 255);  // 1 3 9 27 81
@@ -426,6 +435,7 @@ struct Format<Type::tq1_0> : FormatDefaults {
 template <>
 struct Format<Type::tq2_0> : InterleavedDefaults {
     static constexpr int weights = 256, bytes = 66;
+    static constexpr int bias = 1;
     static constexpr bool has_offset = true;
     DEVICE static Chunk chunk(const uint8_t* block, int j, const uint32_t*) {
         Chunk c;
@@ -454,8 +464,10 @@ DEVICE uint32_t even_signs(uint32_t bits) {
 
 // Eight magnitudes of a codebook with their signs.
 DEVICE void put_eight(uint32_t* q, const uint32_t* entry, uint32_t signs) {
-    q[0] = negate(entry[0], signs);
-    q[1] = negate(entry[1], signs >> 4);
+    uint32_t magnitudes[2];
+    load<8>(magnitudes, reinterpret_cast<const uint8_t*>(entry));
+    q[0] = negate(magnitudes[0], signs);
+    q[1] = negate(magnitudes[1], signs >> 4);
 }
 
 template <>
@@ -489,6 +501,7 @@ DEVICE void nibble_scales(Chunk& c, float d, uint32_t nibbles) {
 template <>
 struct Format<Type::iq2_xs> : FormatDefaults {
     static constexpr int weights = 256, bytes = 74;
+    static constexpr int group = 16;
     static constexpr int table_words = 1024;
     DEVICE static const uint32_t* table() { return grid_iq2_xs; }
     DEVICE static Chunk chunk(const uint8_t* block, int j, const uint32_t* grid) {
@@ -508,6 +521,7 @@ struct Format<Type::iq2_xs> : FormatDefaults {
 template <>
 struct Format<Type::iq2_s> : FormatDefaults {
     static constexpr int weights = 256, bytes = 82;
+    static constexpr int group = 16;
     static constexpr int table_words = 2048;
     DEVICE static const uint32_t* table() { return grid_iq2_s; }
     DEVICE static Chunk chunk(const uint8_t* block, int j, const uint32_t* grid) {
@@ -576,13 +590,16 @@ struct Format<Type::iq3_s> : FormatDefaults {
 // The entry's lowest three bits are free: the addition is an OR.
 DEVICE void put_eight_shifted(uint32_t* q, const uint32_t* entry, bool down) {
     const uint32_t shift = down ? 0 : 0x02020202;
-    q[0] = entry[0] | shift;
-    q[1] = entry[1] | shift;
+    uint32_t values[2];
+    load<8>(values, reinterpret_cast<const uint8_t*>(entry));
+    q[0] = values[0] | shift;
+    q[1] = values[1] | shift;
 }
 
 template <>
 struct Format<Type::iq1_s> : FormatDefaults {
     static constexpr int weights = 256, bytes = 50;
+    static constexpr int bias = 9;
     static constexpr bool uniform = true, has_offset = true;
     static constexpr int table_words = 4096;
     DEVICE static const uint32_t* table() { return grid_iq1; }
@@ -605,6 +622,7 @@ struct Format<Type::iq1_s> : FormatDefaults {
 template <>
 struct Format<Type::iq1_m> : FormatDefaults {
     static constexpr int weights = 256, bytes = 56;
+    static constexpr int group = 16, bias = 9;
     static constexpr bool has_offset = true;
     static constexpr int table_words = 4096;
     DEVICE static const uint32_t* table() { return grid_iq1; }

@@ -94,16 +94,34 @@ __device__ __forceinline__ void release_successor() {
 #endif
 }
 
-// Copies 16 bytes to shared memory; both ends are aligned to 16 bytes. From 8.0 on the copy goes on
-// in the background until `wait_for_copies`.
-__device__ __forceinline__ void copy16(uint8_t* to, const uint8_t* from) {
+// A place in shared memory for copies of 16 bytes; both ends are aligned to 16 bytes. From 8.0 on a
+// copy goes on in the background until `wait_for_copies`.
+class CopyTarget {
+public:
 #if LLAMABUILD_SM >= 800
-    const auto target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(from) : "memory");
+    __device__ __forceinline__ explicit CopyTarget(uint8_t* to) {
+        // Opaque, or the compiler would find the address anew for every copy.
+        asm volatile("mov.u32 %0, %1;"
+                     : "=r"(to_)
+                     : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))));
+    }
+    __device__ __forceinline__ void copy16(int at, const uint8_t* from) const {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to_ + at), "l"(from)
+                     : "memory");
+    }
+
+private:
+    uint32_t to_;
 #else
-    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+    __device__ __forceinline__ explicit CopyTarget(uint8_t* to) : to_(to) {}
+    __device__ __forceinline__ void copy16(int at, const uint8_t* from) const {
+        *reinterpret_cast<uint4*>(to_ + at) = *reinterpret_cast<const uint4*>(from);
+    }
+
+private:
+    uint8_t* to_;
 #endif
-}
+};
 
 __device__ __forceinline__ void end_of_copies() {
 #if LLAMABUILD_SM >= 800
@@ -156,6 +174,11 @@ GPU(Error_t) for_batch(Product p, LaunchSome launch_some) {
 // One definition for each type, in the files matvec_*.cu.
 template <Type type>
 GPU(Error_t) multiply_vectors(const Product& product, const Launch& launch);
+
+// Products of several columns, in integers; see integers.h, and one definition for each type in
+// integers_*.cu.
+template <Type type>
+GPU(Error_t) multiply_integers(const Product& product, const Launch& launch);
 
 // Products of many columns; see matmul.h, and one definition for each type in matmul_*.cu.
 template <Type type>

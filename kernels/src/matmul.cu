@@ -4,7 +4,7 @@
 namespace llamabuild {
 namespace {
 
-constexpr int threads = 256;
+constexpr int threads = 512;
 
 __device__ __forceinline__ uint32_t two_halves(float low, float high) {
 #if LLAMABUILD_SM >= 800
@@ -24,15 +24,34 @@ __device__ __forceinline__ int chunk_begin(int chunk) {
 
 // One block for each column. The column is divided by a power of two that brings its largest
 // magnitude to between 1/2 and 1, so that no activation is out of a 16-bit float's range.
+// Eight neighbouring floats, by wide loads if the column is aligned.
+__device__ __forceinline__ void load_eight(float (&x)[8], const float* from, bool aligned) {
+    if (aligned) {
+        reinterpret_cast<float4*>(x)[0] = reinterpret_cast<const float4*>(from)[0];
+        reinterpret_cast<float4*>(x)[1] = reinterpret_cast<const float4*>(from)[1];
+    } else {
+        UNROLL
+        for (int i = 0; i < 8; ++i) x[i] = from[i];
+    }
+}
+
+// One block for each column. The column is divided by a power of two that brings its largest
+// magnitude to between 1/2 and 1, so that no activation is out of a 16-bit float's range.
 __global__ void __launch_bounds__(threads)
 prepare_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, int64_t padded_n,
                Order order, uint8_t* columns) {
     release_successor();
+    wait_for_predecessor();
     x += blockIdx.y * x_batch + blockIdx.x * column_stride;
     columns += (blockIdx.y * padded_n + blockIdx.x) * TensorColumns::bytes(k);
+    const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
 
-    uint32_t largest = 0;
-    for (int i = threadIdx.x; i < k; i += threads) largest = larger_magnitude(largest, x[i]);
+    uint32_t largest = 0;  // k is a multiple of 32
+    for (int i = threadIdx.x * 8; i < k; i += threads * 8) {
+        alignas(16) float eight[8];
+        load_eight(eight, x + i, aligned);
+        for (const float value : eight) largest = larger_magnitude(largest, value);
+    }
     __shared__ uint32_t warps[threads / group_size];
     for (int distance = 1; distance < group_size; distance *= 2)
         largest = max(largest, exchange(largest, distance));
@@ -55,11 +74,12 @@ prepare_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, in
         at += h / 2 * step + h % 2 * 8;
         uint4 piece = make_uint4(0, 0, 0, 0);
         if (at < k) {
-            const float* const from = x + at;
-            piece = make_uint4(two_halves(from[0] * inverse, from[1] * inverse),
-                               two_halves(from[2] * inverse, from[3] * inverse),
-                               two_halves(from[4] * inverse, from[5] * inverse),
-                               two_halves(from[6] * inverse, from[7] * inverse));
+            alignas(16) float eight[8];
+            load_eight(eight, x + at, aligned);
+            piece = make_uint4(two_halves(eight[0] * inverse, eight[1] * inverse),
+                               two_halves(eight[2] * inverse, eight[3] * inverse),
+                               two_halves(eight[4] * inverse, eight[5] * inverse),
+                               two_halves(eight[6] * inverse, eight[7] * inverse));
         }
         reinterpret_cast<uint4*>(columns)[i] = piece;
     }
@@ -80,7 +100,25 @@ add_kernel(const Product p, const float* parts, int splits) {
     p.output[blockIdx.y * p.output_batch + i / p.m * p.output_column + i % p.m] = sum;
 }
 
+// How many parts of at least `least` spans fill the GPU with `blocks` blocks each.
+int split(int64_t blocks, int at_once, int spans, int least, const Launch& launch) {
+    const int most = spans / least;
+    int splits = static_cast<int>(launch.multiprocessors * at_once / blocks);
+    splits = splits < most ? splits : most;
+    return splits < 1 ? 1 : splits;
+}
+
 }  // namespace
+
+int integer_splits(const Product& p, const Launch& launch) {
+    const int spans = (p.k + span_weights - 1) / span_weights;
+    const int64_t row_tiles = (p.m + 15) / 16, most_warps = 8;
+    if (p.n <= NarrowTile::columns)
+        return split(row_tiles * p.batch, 2, spans, most_warps, launch);
+    const int64_t column_tiles = (p.n + WideTile::columns - 1) / WideTile::columns;
+    return split((row_tiles + most_warps - 1) / most_warps * column_tiles * p.batch, 2, spans, 4,
+                 launch);
+}
 
 int tensor_splits(int m, int n, int k, int batch, const Launch& launch) {
     const bool large = use_large_tile(n, launch);
@@ -89,10 +127,7 @@ int tensor_splits(int m, int n, int k, int batch, const Launch& launch) {
     const int at_once = large ? LargeTile::blocks_at_once : SmallTile::blocks_at_once;
     const int64_t blocks =
         int64_t{(m + rows - 1) / rows} * ((n + columns - 1) / columns) * batch;
-    const int most = (k + span_weights - 1) / span_weights / 4;  // four spans at least
-    int splits = static_cast<int>(launch.multiprocessors * at_once / blocks);
-    splits = splits < most ? splits : most;
-    return splits < 1 ? 1 : splits;
+    return split(blocks, at_once, (k + span_weights - 1) / span_weights, 4, launch);
 }
 
 GPU(Error_t) prepare_tensor_columns(const float* x, int64_t column, int64_t x_batch, int k, int n,

@@ -32,6 +32,18 @@ struct MatrixShape : Tile {
 };
 
 #if LLAMABUILD_SM >= 800
+// What a thread is: g and t as the instruction's layouts name them.
+template <class S>
+struct Role {
+    int lane, set, row_warp, g, t;
+    __device__ __forceinline__ explicit Role(int thread)
+        : lane(thread % 32),
+          set(thread / 32 / S::row_warps),
+          row_warp(thread / 32 % S::row_warps),
+          g(lane / 4),
+          t(lane % 4) {}
+};
+
 // 1024 + byte is a 16-bit float with the byte as its last digits.
 __device__ __forceinline__ void to_halves(uint32_t q, uint32_t scale, uint32_t offset,
                                           bool has_offset, uint32_t& low, uint32_t& high) {
@@ -51,10 +63,22 @@ __device__ __forceinline__ void to_halves(uint32_t q, uint32_t scale, uint32_t o
     }
 }
 
-__device__ __forceinline__ uint32_t twice_half(float x) {
+__device__ __forceinline__ uint32_t two_halves(float low, float high) {
     uint32_t pair;
-    asm("cvt.rn.f16x2.f32 %0, %1, %1;" : "=r"(pair) : "f"(x));
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
+}
+
+// One of two 16-bit floats, twice.
+__device__ __forceinline__ uint32_t twice_half(uint32_t pair, int which) {
+    return __byte_perm(pair, 0, which ? 0x3232 : 0x1010);
+}
+
+// What depends on the result is computed where it is used, instead of once before the loop: that
+// would take registers which the sums need.
+__device__ __forceinline__ int here(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
 }
 
 __device__ __forceinline__ void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
@@ -75,97 +99,94 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
     using S = MatrixShape<Tile, type>;
     constexpr int N = S::N;
     extern __shared__ __align__(16) uint8_t shared[];
+    release_successor();
     auto* const grid = reinterpret_cast<uint32_t*>(shared);
     uint8_t* const ring = shared + S::table_bytes;
 
-    const int thread = threadIdx.x, lane = thread % 32;
-    const int set = thread / 32 / S::row_warps, row_warp = thread / 32 % S::row_warps;
-    const int g = lane / 4, t = lane % 4;  // as the instruction's layouts name them
     const int first_row = blockIdx.x * S::rows, first_column = blockIdx.y * N;
     const int item = p.first_item + blockIdx.z / splits, part = blockIdx.z % splits;
 
-    const uint8_t* const weights = p.weights + item * p.weight_batch;
-    const uint8_t* const end_of_weights = weights + p.m * p.row_bytes;
-    const uint8_t* const columns =
-        p.activations + item * p.activation_batch + first_column * p.column_bytes;
+    const auto row_at = [&](int row) {
+        return p.weights + here(item) * p.weight_batch +
+               min(first_row + row, p.m - 1) * p.row_bytes;
+    };
+    const auto column_at = [&](int column) {
+        return p.activations + here(item) * p.activation_batch +
+               (first_column + column) * p.column_bytes;
+    };
     const int spans = (p.k + span_weights - 1) / span_weights;
     const int first_span = static_cast<int>(int64_t{spans} * part / splits);
     const int end_span = static_cast<int>(int64_t{spans} * (part + 1) / splits);
 
     if constexpr (F::table_words != 0)
-        for (int i = thread; i < F::table_words; i += S::threads) grid[i] = F::table()[i];
+        for (int i = threadIdx.x; i < F::table_words; i += S::threads) grid[i] = F::table()[i];
 
-    const auto fetch_weights = [&](int span, uint8_t* to) {
+    const auto fetch_weights = [&](int span, const CopyTarget& to, int stage) {
+        const int thread = here(threadIdx.x);
         const int begin = span * S::span_bytes;
         const int left = min(static_cast<int>(p.row_bytes) - begin, S::span_bytes);
-        KEEP_LOOP
-        for (int i = thread; i < S::rows * S::pieces; i += S::threads) {
-            const int row = i / S::pieces, piece = i % S::pieces * 16;
-            const uint8_t* from = weights + min(first_row + row, p.m - 1) * p.row_bytes + begin;
-            const int before = skew(from);
-            from += piece - before;
-            if (piece >= before + left) continue;
-            const int64_t readable = end_of_weights - from;
-            if (readable >= 16) {
-                copy16(to + i * 16, from);
-            } else {
-                for (int byte = 0; byte < readable; ++byte) to[i * 16 + byte] = from[byte];
-            }
+        UNROLL
+        for (int i = 0; i < S::rows; i += S::threads / 4) {  // four threads a row
+            const int row = i + thread / 4, piece = thread % 4 * 16;
+            const uint8_t* from = row_at(row) + begin;
+            const int end = skew(from) + left - piece;
+            from += piece - skew(from);
+            const int at = stage * S::stage_bytes + S::column_bytes + row * S::pieces * 16 + piece;
+            UNROLL
+            for (int j = 0; j < S::pieces * 16; j += 64)
+                if (j < end) to.copy16(at + j, from + j);
         }
     };
     // A column of a span is 32 pieces. Odd columns swap neighbouring sets of four, so that the
     // eight threads that read together meet all banks.
-    const auto fetch_columns = [&](int span, uint8_t* to) {
+    const auto fetch_columns = [&](int span, const CopyTarget& to, int stage) {
+        const int thread = here(threadIdx.x);
         constexpr int step = S::threads / 32;
         const int column = thread / 32, piece = thread % 32;
-        const uint8_t* from =
-            columns + column * p.column_bytes + (int64_t{span} * 32 + piece) * 16;
-        to += column * 512 + (piece ^ (column % 2 * 4)) * 16;
+        const uint8_t* from = column_at(column) + (int64_t{span} * 32 + piece) * 16;
+        const int at = stage * S::stage_bytes + column * 512 + (piece ^ (column % 2 * 4)) * 16;
         static_assert(step % 2 == 0, "the parity of a thread's columns is one");
         UNROLL
-        for (int i = 0; i < N; i += step) copy16(to + i * 512, from + i * p.column_bytes);
+        for (int i = 0; i < N; i += step, from += step * p.column_bytes)
+            to.copy16(at + i * 512, from);
     };
-    const auto fetch = [&](int span, int stage) {
-        if (span < end_span) {
-            uint8_t* const to = ring + stage * S::stage_bytes;
-            fetch_weights(span, to + S::column_bytes);
-            fetch_columns(span, to);
-        }
+    // What the interval that begins with span `span` needs: see below.
+    const CopyTarget target(ring);
+    const auto fetch = [&](int span) {
+        const int stage = span % S::stages;
+        if (span < end_span) fetch_weights(span, target, stage);
+        const int columns_span = span - static_cast<int>(threadIdx.x) % 32 / 16;
+        if (columns_span >= first_span && columns_span < end_span)
+            fetch_columns(columns_span, target, stage);
         end_of_copies();
     };
 
-    wait_for_predecessor();
-    fetch(first_span, 0);
     float sums[S::sixteens][N / 8][4] = {};
-    for (int span = first_span; span < end_span; ++span) {
-        const int stage = (span - first_span) % S::stages;
-        wait_for_copies<0>();
-        __syncthreads();  // the span is here, and all have read the one before it
-        fetch(span + 1, 1 - stage);
-
-        const uint8_t* const x = ring + stage * S::stage_bytes;
-        const uint8_t* const w = x + S::column_bytes;
-        const int chunk = 4 * set + t;  // of the span's eight
+    uint32_t q[2 * S::sixteens][8];
+    uint32_t scale[2 * S::sixteens], offset[2 * S::sixteens];  // 16-bit floats of both groups
+    const auto unpack = [&](int span) {
+        const Role<S> in(here(threadIdx.x));
+        const uint8_t* const w =
+            ring + span % S::stages * S::stage_bytes + S::column_bytes;
+        const int chunk = 4 * in.set + in.t;  // of the span's eight
         constexpr int chunks = F::weights / 32;
         const bool inside = span * 8 + chunk < p.k / 32;
-        uint32_t q[2 * S::sixteens][8], scale[2 * S::sixteens][2], offset[2 * S::sixteens][2];
         UNROLL
         for (int r = 0; r < 2 * S::sixteens; ++r) {
-            const int row = row_warp * S::warp_rows + 8 * r + g;
-            const uint8_t* const from = weights +
-                                        min(first_row + row, p.m - 1) * p.row_bytes +
-                                        span * S::span_bytes;
-            const uint8_t* const slot = w + row * S::pieces * 16 + skew(from);
-            const Chunk c =
-                F::chunk(slot + chunk / chunks * F::bytes, chunk % chunks, grid);
+            const int row = in.row_warp * S::warp_rows + 8 * r + in.g;
+            const uint8_t* const slot =
+                w + row * S::pieces * 16 + skew(row_at(row) + span * S::span_bytes);
+            const Chunk c = F::chunk(slot + chunk / chunks * F::bytes, chunk % chunks, grid);
             UNROLL
             for (int i = 0; i < 8; ++i) q[r][i] = c.q[i];
-            UNROLL
-            for (int group = 0; group < 2; ++group) {
-                scale[r][group] = inside ? twice_half(c.scale[group] * weight_gain) : 0;
-                offset[r][group] = inside ? twice_half(c.offset[group] * weight_gain) : 0;
-            }
+            scale[r] = inside ? two_halves(c.scale[0] * weight_gain, c.scale[1] * weight_gain) : 0;
+            offset[r] =
+                inside ? two_halves(c.offset[0] * weight_gain, c.offset[1] * weight_gain) : 0;
         }
+    };
+    const auto multiply = [&](int interval) {
+        const Role<S> in(here(threadIdx.x));
+        const uint8_t* const x = ring + interval % S::stages * S::stage_bytes;
         UNROLL
         for (int h = 0; h < 4; ++h) {  // words 2h and 2h + 1 of the chunks
             uint32_t a[2][S::sixteens][4];  // [word][sixteen rows]
@@ -173,14 +194,15 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
             for (int word = 0; word < 2; ++word) {
                 UNROLL
                 for (int r = 0; r < 2 * S::sixteens; ++r)
-                    to_halves(q[r][2 * h + word], scale[r][h / 2], offset[r][h / 2], F::has_offset,
+                    to_halves(q[r][2 * h + word], twice_half(scale[r], h / 2),
+                              twice_half(offset[r], h / 2), F::has_offset,
                               a[word][r / 2][r % 2], a[word][r / 2][r % 2 + 2]);
             }
-            const int piece = (set * 16 + h * 4 + t) ^ (g % 2 * 4);
+            const int piece = (in.set * 16 + h * 4 + in.t) ^ (in.g % 2 * 4);
             UNROLL
             for (int column = 0; column < N / 8; ++column) {
-                const uint4 b = *reinterpret_cast<const uint4*>(x + (column * 8 + g) * 512 +
-                                                                piece * 16);
+                const uint4 b = *reinterpret_cast<const uint4*>(
+                    x + (column * 8 + in.g) * 512 + piece * 16);
                 UNROLL
                 for (int rows = 0; rows < S::sixteens; ++rows) {
                     multiply_tile(sums[rows][column], a[0][rows], b.x, b.y);
@@ -188,13 +210,34 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
                 }
             }
         }
+    };
+
+    // One set unpacks while the other multiplies, so that the tensor cores do not idle: between two
+    // barriers the first set unpacks a span and multiplies it; the second multiplies the span
+    // before and unpacks this one. Its half of the columns is fetched an interval later, then.
+    const auto begin_interval = [&](int span) {
+        wait_for_copies<0>();
+        __syncthreads();  // the interval's data is here, and nobody reads that of the one before
+        fetch(span + 1);
+    };
+    const int set = threadIdx.x / 32 / S::row_warps;
+    wait_for_predecessor();
+    fetch(first_span);
+    begin_interval(first_span);
+    KEEP_LOOP
+    for (int span = first_span; span < end_span; ++span) {
+        unpack(span);
+        if (set == 1) begin_interval(span + 1);
+        multiply(span + set);
+        if (set == 0) begin_interval(span + 1);
     }
 
     // The second set hands its sums to the first.
     __syncthreads();
     auto* const exchange_area = reinterpret_cast<float4*>(ring);
     constexpr int tiles = N / 8;
-    const int mine = row_warp * S::sixteens * tiles * 32 + lane;
+    const Role<S> in(threadIdx.x);
+    const int mine = in.row_warp * S::sixteens * tiles * 32 + in.lane;
     if (set == 1) {
         UNROLL
         for (int i = 0; i < S::sixteens * tiles; ++i) {
@@ -218,11 +261,10 @@ multiply_matrices_kernel(const Product p, float* parts, int splits) {
         UNROLL
         for (int e = 0; e < 4; ++e) {
             const int row =
-                first_row + row_warp * S::warp_rows + i / tiles * 16 + e / 2 * 8 + g;
-            const int column = i % tiles * 8 + 2 * t + e % 2;
+                first_row + in.row_warp * S::warp_rows + i / tiles * 16 + e / 2 * 8 + in.g;
+            const int column = i % tiles * 8 + 2 * in.t + e % 2;
             if (row >= p.m || first_column + column >= p.n) continue;
-            const float factor = *reinterpret_cast<const float*>(
-                columns + column * p.column_bytes + factor_at);
+            const float factor = *reinterpret_cast<const float*>(column_at(column) + factor_at);
             output[(first_column + column) * output_column + row] =
                 both[e] * factor * (1 / weight_gain);
         }

@@ -1,11 +1,12 @@
-// Weights times a few columns (up to 8 at a time), which is bound by reading the weights once.
+// Weights times a few columns (up to 8 at a time), with four-byte dot products or less. From 7.5 on
+// this is for at most 4 columns; see integers.h.
 //
-// A group of 32 threads takes a few rows and walks along them in spans, a chunk of 32 weights for
-// each thread at a time. Blocks are as little as 17 bytes long and rarely aligned, so no thread
-// could read its block from global memory in wide, neighbouring pieces; the group together copies
-// the bytes of a span, 16 by 16, to shared memory, one span ahead of the arithmetic. Nothing but
-// the group waits for the group. What is left is to execute few instructions for each byte: at
-// full bandwidth an H200's multiprocessor has about 8 for a byte of weights.
+// The activations wait in shared memory, all of them or a panel at a time. A group of 32 threads
+// takes a row or two and walks along them in spans, chunks of 32 weights for each thread. Blocks
+// are as little as 17 bytes long and rarely aligned, so no thread could read its block from global
+// memory in wide, neighbouring pieces; the group together copies the bytes of a span, 16 by 16, to
+// shared memory, a few spans ahead of the arithmetic and on into its next rows. Nothing but the
+// group waits for the group.
 #pragma once
 #include "launch.h"
 
@@ -14,152 +15,203 @@ namespace llamabuild {
 template <Type type, int N>
 struct VectorShape {
     using F = Format<type>;
-    static constexpr int groups = F::table_words ? 8 : 4;  // in a block; they share the codebook
-    static constexpr int rows = 2;                         // of a group; they share activations
+    static constexpr int most_groups = N == 1 ? 16 : N == 8 ? 4 : 8;  // in a block
+    static constexpr int blocks_at_once = 2;               // on a multiprocessor
+    static constexpr int rows = N == 2 || N == 4 ? 2 : 1;  // of a group at a time
     static constexpr int tile_weights = 32 * group_size;   // a chunk for each thread
     static constexpr int tile_bytes = tile_weights / F::weights * F::bytes;
-    static constexpr int tiles = N >= 4 ? 1 : 2;  // of a span
+    static constexpr int tiles = tile_bytes > 1000 ? 1 : 2;  // of a span
     static constexpr int span_weights = tiles * tile_weights;
     static constexpr int span_bytes = tiles * tile_bytes;
-    // A span starts at any byte of a 16-byte piece, and a chunk may read 32 bytes past its block.
-    static constexpr int pieces = (span_bytes + 15 + 15) / 16;
-    static constexpr int slot_bytes = pieces * 16 + 32;
-    static constexpr int stages = 2;
-    static constexpr size_t shared_bytes =
-        F::table_words * 4 + size_t{groups} * stages * rows * slot_bytes;
-    static_assert(shared_bytes <= 48 * 1024, "more needs to be asked for");
+    static_assert(span_bytes % 16 == 0, "all spans of a row begin alike in a piece of 16 bytes");
+    static constexpr int slot_bytes = span_bytes + 16;
+    static constexpr int stages = N > 1 || span_bytes > 1200 ? 2 : 3;
+    static constexpr int ring_bytes = stages * rows * slot_bytes;  // of a group
+    static constexpr int table_bytes = F::table_words * 4;
+    static constexpr int column_bytes = span_weights / 32 * int(sizeof(ActivationBlock));
+    // A chunk may read 32 bytes past its block: behind the last ring come the activations.
+    DEVICE static constexpr int fixed_bytes(int groups) {
+        return table_bytes + groups * ring_bytes;
+    }
+    static_assert(fixed_bytes(4) + N * column_bytes <= 48 * 1024, "what any GPU has");
 };
 
-// The group copies `bytes` bytes, of which the last may be the last of the allocation, to `slot`,
-// keeping their place in a piece of 16.
-template <class S>
-__device__ __forceinline__ void copy_span(uint8_t* slot, const uint8_t* from, int bytes,
-                                          bool last, int lane) {
-    const int before = skew(from);
-    const int end = before + bytes;
-    const int whole = last ? end / 16 * 16 : end;
-    from += lane * 16 - before;
-    slot += lane * 16;
-    UNROLL
-    for (int i = 0; i < S::pieces * 16; i += group_size * 16)
-        if (i + lane * 16 < whole) copy16(slot + i, from + i);
-    if (last && lane < end % 16) slot[whole - lane * 15] = from[whole - lane * 15];
-}
-
 template <Type type, int N>
-__global__ void __launch_bounds__((VectorShape<type, N>::groups * group_size))
-multiply_vectors_kernel(const Product p) {
-    using F = Format<type>;
-    using S = VectorShape<type, N>;
-    extern __shared__ __align__(16) uint8_t shared[];
+__global__ void __launch_bounds__((VectorShape<type, N>::most_groups * group_size))
+multiply_vectors_kernel(const Product p, int panel) {  // panel: bytes of a column
+    if constexpr (N <= 4 || LLAMABUILD_SM < 750) {
+        using F = Format<type>;
+        using S = VectorShape<type, N>;
+        constexpr int block_bytes = sizeof(ActivationBlock);
+        extern __shared__ __align__(16) uint8_t shared[];
+        release_successor();
 
-    const int lane = threadIdx.x % group_size;
-    const int group = threadIdx.x / group_size;
-    auto* const grid = reinterpret_cast<uint32_t*>(shared);
-    uint8_t* const ring = shared + F::table_words * 4 + S::stages * S::rows * S::slot_bytes * group;
-    if constexpr (F::table_words != 0) {
-        for (int i = threadIdx.x; i < F::table_words; i += blockDim.x) grid[i] = F::table()[i];
-        __syncthreads();
-    }
+        const int lane = threadIdx.x % group_size, group = threadIdx.x / group_size;
+        const int groups = static_cast<int>(blockDim.x) / group_size;
+        auto* const grid = reinterpret_cast<uint32_t*>(shared);
+        uint8_t* const ring = shared + S::table_bytes + S::ring_bytes * group;
+        uint8_t* const x = shared + S::fixed_bytes(groups);
 
-    const Place place(p, p.first_item + blockIdx.z);
-    const auto row_bytes = static_cast<int>(p.row_bytes);
-    const int first_column = blockIdx.y * N;
-    constexpr int chunks = F::weights / 32;
-    const int block = lane / chunks, j = lane % chunks;
-    const uint8_t* const activations =
-        place.activations + first_column * p.column_bytes + lane / 8 * 8 * sizeof(ActivationBlock);
-    uint32_t columns[N];  // past the last column, the last again
-    UNROLL
-    for (int c = 0; c < N; ++c)
-        columns[c] = static_cast<uint32_t>(min(c, p.n - 1 - first_column) * p.column_bytes);
+        const Place place(p, p.first_item + blockIdx.z);
+        const auto row_bytes = static_cast<int>(p.row_bytes);
+        const int first_column = blockIdx.y * N, columns = min(N, p.n - first_column);
+        constexpr int chunks = F::weights / 32;
+        const int block = lane / chunks, j = lane % chunks;
 
-    for (int first_row = (blockIdx.x * S::groups + group) * S::rows; first_row < p.m;
-         first_row += gridDim.x * S::groups * S::rows) {
-        const uint8_t* rows[S::rows];  // past the last row, the last again
-        UNROLL
-        for (int r = 0; r < S::rows; ++r)
-            rows[r] = place.weights + min(first_row + r, p.m - 1) * p.row_bytes;
+        // The rows are dealt in rounds; past the last row comes the last again.
+        const int dealt = static_cast<int>(gridDim.x) * groups * S::rows;
+        const int block_row = static_cast<int>(blockIdx.x) * groups * S::rows;
+        int row = block_row + group * S::rows;
+        const int rounds = (p.m - block_row + dealt - 1) / dealt;
+        const auto row_at = [&](int i) { return place.weights + min(i, p.m - 1) * p.row_bytes; };
 
-        const auto fetch = [&](int begin, int stage) {  // begin: a byte of the rows
-            const int bytes = min(row_bytes - begin, S::span_bytes);
-            if (bytes > 0) {
+        // What is to be fetched next: it runs ahead of the arithmetic.
+        const CopyTarget target(ring + lane * 16);
+        const uint8_t* from[S::rows];  // this thread's first piece of 16 bytes
+        int end[S::rows];              // from there to the row's end
+        int fetch_row = row, left = 0;
+        const auto fetch = [&](int slot) {
+            if (left <= 0) {
                 UNROLL
-                for (int r = 0; r < S::rows; ++r)
-                    copy_span<S>(ring + (stage * S::rows + r) * S::slot_bytes, rows[r] + begin,
-                                 bytes, first_row + r >= p.m - 1 && begin + bytes == row_bytes,
-                                 lane);
+                for (int r = 0; r < S::rows; ++r) {
+                    from[r] = row_at(fetch_row + r);
+                    end[r] = fetch_row < p.m ? row_bytes + skew(from[r]) - lane * 16 : 0;
+                    from[r] += lane * 16 - skew(from[r]);
+                }
+                fetch_row += dealt;
+                left = row_bytes;
             }
+            UNROLL
+            for (int r = 0; r < S::rows; ++r) {
+                UNROLL
+                for (int i = 0; i < S::slot_bytes; i += group_size * 16) {
+                    const int here = S::slot_bytes - i;  // to the slot's end
+                    if (i < end[r] && (here >= group_size * 16 || lane * 16 < here))
+                        target.copy16(slot + r * S::slot_bytes + i, from[r] + i);
+                }
+                from[r] += S::span_bytes;
+                end[r] -= S::span_bytes;
+            }
+            left -= S::span_bytes;
             end_of_copies();
         };
 
         KEEP_LOOP
-        for (int stage = 0; stage < S::stages; ++stage) fetch(stage * S::span_bytes, stage);
+        for (int stage = 0; stage < S::stages; ++stage) fetch(stage * S::rows * S::slot_bytes);
+        if constexpr (F::table_words != 0)
+            for (int i = threadIdx.x; i < F::table_words; i += blockDim.x)
+                grid[i] = F::table()[i];
         wait_for_predecessor();
 
-        float sums[S::rows][N] = {};
-        const uint8_t* x = activations;
-        int stage = 0, left = p.k - block * F::weights;  // weights from this thread's block on
+        const int column_bytes = p.k / 32 * block_bytes;
+        int slot = 0, loaded = -1;  // loaded: the panel that is there
         KEEP_LOOP
-        for (int begin = 0; begin < row_bytes; begin += S::span_bytes) {
-            wait_for_copies<S::stages - 1>();
-            group_barrier();
-            const uint8_t* slots[S::rows];
+        for (int round = 0; round < rounds; ++round, row += dealt) {
+            const uint8_t* blocks[S::rows];  // this thread's, in the first slot
             UNROLL
             for (int r = 0; r < S::rows; ++r)
-                slots[r] = ring + (stage * S::rows + r) * S::slot_bytes + skew(rows[r] + begin) +
-                           block * F::bytes;
-            UNROLL
-            for (int t = 0; t < S::tiles; ++t) {
-                if (left > t * S::tile_weights) {
-                    Chunk w[S::rows];
-                    UNROLL
-                    for (int r = 0; r < S::rows; ++r)
-                        w[r] = F::chunk(slots[r] + t * S::tile_bytes, j, grid);
-                    UNROLL
-                    for (int c = 0; c < N; ++c) {
-                        const auto xs = ActivationChunk::at<F>(
-                            x + columns[c] + t * S::tile_weights / 32 * sizeof(ActivationBlock),
-                            lane % 8);
-                        UNROLL
-                        for (int r = 0; r < S::rows; ++r) sums[r][c] += dot<F>(w[r], xs);
+                blocks[r] = ring + r * S::slot_bytes + skew(row_at(row + r)) + block * F::bytes;
+            float sums[S::rows][N] = {};
+            KEEP_LOOP
+            for (int at = 0; at < column_bytes; at += panel) {
+                const int size = min(panel, column_bytes - at);
+                if (loaded != at) {
+                    __syncthreads();  // all have left the panel before
+                    KEEP_LOOP
+                    for (int c = 0; c < columns; ++c) {
+                        const uint8_t* const column =
+                            place.activations + (first_column + c) * p.column_bytes + at;
+                        const CopyTarget to(x + c * panel);
+                        KEEP_LOOP
+                        for (int i = threadIdx.x * 16; i < size; i += blockDim.x * 16)
+                            to.copy16(i, column + i);
                     }
+                    end_of_copies();
+                    wait_for_copies<0>();
+                    __syncthreads();
+                    loaded = at;
+                }
+                const uint8_t* xs = x + lane / 8 * 8 * block_bytes;
+                constexpr int before_block = F::weights / 32 * block_bytes;
+                KEEP_LOOP
+                for (int rest = size; rest > 0; rest -= S::column_bytes) {
+                    wait_for_copies<S::stages - 1>();
+                    group_barrier();
+                    UNROLL
+                    for (int t = 0; t < S::tiles; ++t) {
+                        Chunk w[S::rows];
+                        UNROLL
+                        for (int r = 0; r < S::rows; ++r)
+                            w[r] = F::chunk(blocks[r] + slot + t * S::tile_bytes, j, grid);
+                        UNROLL
+                        for (int c = 0; c < N; ++c) {
+                            constexpr int tile = S::tile_weights / 32 * block_bytes;
+                            const auto chunk =
+                                ActivationChunk::at<F>(xs + c * panel + t * tile, lane % 8);
+                            UNROLL
+                            for (int r = 0; r < S::rows; ++r) {
+                                const float sum = dot<F>(w[r], chunk);
+                                sums[r][c] += rest > t * tile + block * before_block ? sum : 0;
+                            }
+                        }
+                    }
+                    xs += S::column_bytes;
+                    group_barrier();  // all have read the slot before it is filled again
+                    fetch(slot);
+                    slot += S::rows * S::slot_bytes;
+                    if (slot == S::ring_bytes) slot = 0;
                 }
             }
-            x += S::span_weights / 32 * sizeof(ActivationBlock);
-            left -= S::span_weights;
-            group_barrier();  // all have read the stage before it is filled again
-            fetch(begin + S::stages * S::span_bytes, stage);
-            stage ^= 1;
-        }
-
-        UNROLL
-        for (int r = 0; r < S::rows; ++r) {
             UNROLL
-            for (int c = 0; c < N; ++c) {
-                float sum = sums[r][c];
+            for (int r = 0; r < S::rows; ++r) {
                 UNROLL
-                for (int distance = 1; distance < group_size; distance *= 2)
-                    sum += exchange(sum, distance);
-                const int row = first_row + r, column = first_column + c;
-                if (lane == 0 && row < p.m && column < p.n)
-                    place.output[column * p.output_column + row] = place.valid ? sum : 0;
+                for (int c = 0; c < N; ++c) {
+                    float sum = sums[r][c];
+                    UNROLL
+                    for (int distance = 1; distance < group_size; distance *= 2)
+                        sum += exchange(sum, distance);
+                    if (lane == 0 && row + r < p.m && c < columns)
+                        place.output[(first_column + c) * p.output_column + row + r] =
+                            place.valid ? sum : 0;
+                }
             }
         }
+    } else {
+        (void)p, (void)panel;  // never started there
     }
 }
 
 template <Type type, int N>
 GPU(Error_t) start_vectors(const Product& product, const Launch& launch) {
     using S = VectorShape<type, N>;
-    int blocks = (product.m + S::groups * S::rows - 1) / (S::groups * S::rows);
-    // A codebook is copied by every block: no more blocks than run at once, then.
-    const int most = 8 * launch.multiprocessors;
-    if (Format<type>::table_words && blocks > most) blocks = most;
+    const auto kernel = multiply_vectors_kernel<type, N>;
+    const bool roomy = launch.shared_bytes >= 96 * 1024;
+    const int room = roomy ? launch.shared_bytes / S::blocks_at_once - 1024 : 48 * 1024;
+    int groups = S::most_groups;
+    while (groups > 4 && S::fixed_bytes(groups) + N * S::column_bytes > room) groups /= 2;
+    int blocks = (product.m + groups * S::rows - 1) / (groups * S::rows);
+    const int most = S::blocks_at_once * launch.multiprocessors * (S::most_groups / groups);
+    if (blocks > most) blocks = most;
+    // All activations if they fit, else a panel of whole spans.
+    const int column = product.k / 32 * static_cast<int>(sizeof(ActivationBlock));
+    const int all = (column + S::column_bytes - 1) / S::column_bytes * S::column_bytes;
+    int panel = (room - S::fixed_bytes(groups)) / N / S::column_bytes * S::column_bytes;
+    if (panel > all) panel = all;
+    int shared = S::fixed_bytes(groups) + N * panel;
+    // No more blocks than that: the next product's would come early to multiprocessors that are
+    // done, and the work would be spread unevenly.
+    const int least = launch.shared_bytes / (S::blocks_at_once + 1) + 1024;
+    if (roomy && shared < least) shared = least;
+    if (shared > 48 * 1024) {
+        const auto error = GPU(FuncSetAttribute)(reinterpret_cast<const void*>(kernel),
+                                                 GPU(FuncAttributeMaxDynamicSharedMemorySize),
+                                                 shared);
+        if (error != GPU(Success)) return error;
+    }
     const int column_sets = (product.n + N - 1) / N;
     return for_batch(product, [&](const Product& p, int items) {
-        return start(multiply_vectors_kernel<type, N>, launch, dim3(blocks, column_sets, items),
-                     S::groups * group_size, S::shared_bytes, p);
+        return start(kernel, launch, dim3(blocks, column_sets, items), groups * group_size, shared,
+                     p, panel);
     });
 }
 

@@ -140,9 +140,10 @@ DEVICE void load(uint32_t (&words)[Count], const uint8_t* p) {
         UNROLL
         for (int i = 0; i < Count; ++i) words[i] = reinterpret_cast<const uint32_t*>(p)[i];
     } else {
-        const uintptr_t address = reinterpret_cast<uintptr_t>(p);
-        const uint32_t* aligned = reinterpret_cast<const uint32_t*>(address & ~uintptr_t{3});
-        const uint32_t shift = 8 * (address & 3);
+        // Arithmetic on the pointer, not on the number: the compiler still sees shared memory.
+        const uint32_t behind = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p)) & 3;
+        const uint32_t* aligned = reinterpret_cast<const uint32_t*>(p - behind);
+        const uint32_t shift = 8 * behind;
         uint32_t low = aligned[0];
         UNROLL
         for (int i = 0; i < Count; ++i) {

@@ -10,6 +10,7 @@ __global__ void __launch_bounds__(threads_per_block)
 quantize_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, int count,
                 uint32_t total, ActivationBlock* blocks) {
     release_successor();
+    wait_for_predecessor();
     const uint32_t index = blockIdx.x * threads_per_block + threadIdx.x;
     const uint32_t quads = k / 4;
     const uint32_t quad = min(index, total - 1) % quads;  // the last threads repeat the last quad

@@ -4,9 +4,10 @@
 
 namespace llamabuild {
 
-constexpr int tensor_arch = 800;     // the code's architecture, times ten
-constexpr int tensor_columns = 9;    // from here on this is faster than reading weights once for 8
-constexpr int span_weights = 256;    // of one stage
+constexpr int integer_arch = 750;   // the code's architecture, times ten
+constexpr int tensor_arch = 800;
+constexpr int integer_columns = 5;  // from here on they are faster than the vectors' kernel
+constexpr int span_weights = 256;   // of one stage
 
 struct LargeTile {
     static constexpr int rows = 128, columns = 128, row_warps = 4;
@@ -16,6 +17,20 @@ struct SmallTile {
     static constexpr int rows = 64, columns = 32, row_warps = 2;
     static constexpr int blocks_at_once = 3;
 };
+
+// For integers; see integers.h.
+struct NarrowTile {
+    static constexpr int columns = 8;
+    static constexpr bool divides_k = true;
+};
+struct WideTile {
+    static constexpr int columns = 64;
+    static constexpr bool divides_k = false;
+};
+
+// Whether 16-bit floats are faster than integers, as measured: n of 9 to 32 take few tiles of 32
+// columns, n of 33 to 64 would leave half a large tile empty.
+inline bool tensor_is_faster(int n) { return n > NarrowTile::columns && (n <= 32 || n > 64); }
 
 // Large tiles where there are columns enough, and shared memory enough for every type.
 inline bool use_large_tile(int n, const Launch& launch) {
@@ -36,6 +51,8 @@ struct TensorColumns {
 // Parts of k that are multiplied by different blocks and added afterwards, so that a product with
 // few rows and columns occupies the whole GPU.
 int tensor_splits(int m, int n, int k, int batch, const Launch& launch);
+
+int integer_splits(const Product& p, const Launch& launch);
 
 // Bytes of workspace behind the columns, for the parts' results.
 inline int64_t tensor_partial_bytes(const Product& p, int splits) {

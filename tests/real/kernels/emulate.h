@@ -23,6 +23,8 @@ using hipError_t = int;
 using hipStream_t = void*;
 constexpr hipError_t hipSuccess = 0;
 inline hipError_t hipGetLastError() { return hipSuccess; }
+enum { hipFuncAttributeMaxDynamicSharedMemorySize };
+inline hipError_t hipFuncSetAttribute(const void*, int, int) { return hipSuccess; }
 
 struct dim3 {
     unsigned x, y, z;
