@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
+from contextlib import suppress
 
 from llamabuild import replay
 
@@ -15,18 +17,37 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a path need not be valid UTF-8 to be printed
-            stream.reconfigure(errors="surrogateescape")
+    _ready_streams()
     answer = replay.recall(words, os.environ)
     if answer is not None:
         stdout, stderr = answer
-        sys.stderr.write(stderr)
-        sys.stdout.write(stdout)
-        return 0
+        with suppress(OSError):  # what is wrong with stdout is said on the usual way
+            sys.stdout.write(stdout)
+            sys.stdout.flush()
+            sys.stderr.write(stderr)
+            return 0
     from llamabuild import cli
 
     return cli.main(words)
+
+
+def _ready_streams() -> None:
+    """Let every name be printed, and whoever closed a stream have it closed."""
+    codecs.register_error("llamabuild", _printable)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # else the next file that is opened would take its number
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="llamabuild")
+
+
+def _printable(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Print the octets of a path as they are, and what the stream's encoding lacks as an escape."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.backslashreplace_errors(error)
 
 
 if __name__ == "__main__":

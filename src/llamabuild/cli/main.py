@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import NoReturn
 
 from llamabuild.cli import commands
-from llamabuild.cli.commands.call import complain
+from llamabuild.cli.commands.call import complain, show
 from llamabuild.cli.parser import parse
 from llamabuild.cli.render import Renderer
 from llamabuild.errors import InterruptedByUser, LlamabuildError
@@ -44,7 +44,6 @@ def main(argv: Sequence[str]) -> int:
         return _fail(InterruptedByUser("interrupted; nothing was left behind"), as_json)
     except BrokenPipeError:
         # The reader of stdout went away: its business, and nothing is left to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     finally:
         renderer.close()
@@ -60,7 +59,8 @@ def _fail(error: LlamabuildError, as_json: bool) -> int:
                 "hint": error.hint,
             }
         }
-        print(json.dumps(document, indent=2))  # noqa: T201
+        with suppress(LlamabuildError, BrokenPipeError):  # stdout may be what is wrong
+            show(json.dumps(document, indent=2) + "\n")
     complain(error)
     return error.exit_code
 

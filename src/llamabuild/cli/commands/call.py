@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,17 @@ from llamabuild.errors import LlamabuildError, StoreError
 from llamabuild.replay import Recorded
 from llamabuild.settings import ARGUMENTS, Request
 
-__all__ = ["ARGUMENT_NAMES", "Call", "complain", "document", "say", "show", "table", "write"]
+__all__ = [
+    "ARGUMENT_NAMES",
+    "Call",
+    "complain",
+    "discard_stdout",
+    "document",
+    "say",
+    "show",
+    "table",
+    "write",
+]
 
 ARGUMENT_NAMES = frozenset(
     argument.name for arguments in ARGUMENTS.values() for argument in arguments
@@ -34,12 +45,28 @@ class Call:
 
 def document(fields: Mapping[str, Any]) -> str:
     """One JSON document, as ``--json`` prints it."""
-    return json.dumps({**fields, "schema": 1}, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps({**fields, "schema": 1}, indent=2) + "\n"
 
 
 def show(text: str) -> None:
-    """Print a result."""
-    sys.stdout.write(text)
+    """Print a result.
+
+    :raises StoreError: stdout is on a full disk, for example.
+    :raises BrokenPipeError: its reader went away.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        discard_stdout()
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise StoreError(f"stdout cannot be written: {error.strerror}") from error
+
+
+def discard_stdout() -> None:
+    """Send what was not printed yet to nowhere, so that Python does not try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(error: LlamabuildError) -> None:
@@ -68,7 +95,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def write(path: str, text: str) -> None:
     """Write a file that the user named."""
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise StoreError(
             f"{path} cannot be written: {error.strerror or error}", hint="name another file"
