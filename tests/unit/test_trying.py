@@ -23,6 +23,7 @@ from llamabuild.events import Event, Note
 from llamabuild.pipeline import trying
 from llamabuild.probe import Detection, Gpu, Problem
 from llamabuild.settings import resolve
+from llamabuild.source import bundled
 from llamabuild.store import Store
 from llamabuild.verify import Card, Row, Timing, Timings, Unshown, Verdict
 
@@ -30,6 +31,8 @@ GPUS = tuple(
     Gpu("nvidia", index, name, arch, None, "580.159", "NVML", "")
     for index, (name, arch) in enumerate([("NVIDIA H200", "90"), ("GeForce GTX 1080", "61")])
 )
+
+OURS = bundled.describe().digest
 
 
 @pytest.fixture
@@ -51,13 +54,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def publish(store: Store) -> Callable[..., Path]:
-    def one(key: str, arch: str, flavor: str = "bundled") -> Path:
+    def one(key: str, arch: str, digest: str = OURS) -> Path:
         key = key.ljust(32, "0")
         with store.claim(key) as staging:
             (staging.entry / "ggml-cuda.so").write_text(arch)
-            source = {"kind": "kind", "version": "0.8.1", "digest": "digest"}
-            manifest = {"flavor": flavor, "source": source}
-            return store.publish(staging, "ggml-cuda.so", manifest).path
+            source = {"kind": "kind", "version": "0.8.1", "digest": digest}
+            return store.publish(staging, "ggml-cuda.so", {"source": source}).path
 
     return one
 
@@ -78,7 +80,7 @@ def test_a_file_is_itself(job: pipeline.Job, tmp_path: Path) -> None:
 
 
 def test_a_key_is_a_cached_module(job: pipeline.Job, publish: Callable[..., Path]) -> None:
-    path = publish("abcd1234", "75", "classic")
+    path = publish("abcd1234", "75", "another")
     assert pipeline.module_to_try(job, "abcd12") == path
     with pytest.raises(StoreError, match="no cached module begins with 'ffff'"):
         pipeline.module_to_try(job, "ffff")
@@ -94,7 +96,7 @@ def test_neither_file_nor_key(job: pipeline.Job, name: str) -> None:
 def test_by_default_our_own_kernels_for_this_gpu(
     job: pipeline.Job, publish: Callable[..., Path]
 ) -> None:
-    publish("1111", "90", "classic")
+    publish("1111", "90", "another")  # a llamafile's, or our own of an older version
     publish("2222", "75")
     for_h200, for_1080 = publish("3333", "90"), publish("4444", "61")
     assert pipeline.module_to_try(job, None) == for_h200
@@ -152,7 +154,7 @@ def test_another_source_than_that_of_a_cached_module_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = publish("abcd", "75", "classic")
+    path = publish("abcd", "75", "digest")
     job = replace(job, request=replace(job.request, source="./tree"))
     tree = SimpleNamespace(digest="another", origin="./tree")
     monkeypatch.setattr(trying, "open_source", lambda _: SimpleNamespace(source=tree))

@@ -37,13 +37,16 @@ def module_to_try(job: Job, named: str | None, device: int = 0) -> Path:
             hint="llamabuild detect shows what programs see here",
         )
     gpu = detection.gpus[device]
+    request = replace(job.request, source=BUNDLED, arch=gpu.arch)
+    kernels = open_source(replace(job, request=request)).source
+    assert kernels is not None
     for entry in job.store.entries(job.notify):
         artifact = entry.artifact
-        if artifact.manifest.get("flavor") == BUNDLED and _made_for(artifact.path, gpu.arch):
+        ours = artifact.manifest["source"]["digest"] == kernels.digest  # not those of last month
+        if ours and _made_for(artifact.path, gpu.arch):
             job.notify(Note("info", f"our own kernels, cached as {artifact.key[:12]}"))
             return artifact.path
     job.notify(Note("info", f"building our own kernels for {gpu.name}, {gpu.arch}"))
-    request = replace(job.request, source=BUNDLED, arch=gpu.arch)
     (built,) = build(plan(replace(job, request=request)))
     return built.path
 
