@@ -146,9 +146,13 @@ class TestPrecedence:
         assert (request.arch, request.origin("arch")) == ("61", "CUDAARCHS")
         assert request.jobs is None
 
-    def test_a_blank_flag_is_a_value(self) -> None:
-        """Somebody typed it: ``--arch "$UNSET"`` is a mistake to be told of, not to be guessed."""
-        assert resolve({"arch": ""}, {"CUDAARCHS": "61"}).arch == ""
+    @pytest.mark.parametrize("name", ["arch", "source", "toolkit", "nvcc_flags", "for_gpus"])
+    @pytest.mark.parametrize("blank", ["", " "])
+    def test_a_blank_flag_is_refused(self, name: str, blank: str) -> None:
+        """``--toolkit "$UNSET"`` is a mistake to be told of: nothing was meant to be left open."""
+        value = [blank] if BY_NAME[name].kind == "list" else blank
+        error = refused({name: value}, {"CUDAARCHS": "61"})
+        assert error.message == f"{BY_NAME[name].flag}: {value!r} is no text that means anything"
 
     def test_a_variable_is_stripped(self) -> None:
         assert resolve({}, {"CUDAARCHS": " 61;75\n"}).arch == "61;75"
@@ -216,6 +220,9 @@ class TestKinds:
             ("jobs", "", "not a whole number of at least 1"),
             ("jobs", 0, "not a whole number of at least 1"),
             ("jobs", -1, "not a whole number of at least 1"),
+            ("jobs", 99999999999, "too large"),
+            ("jobs", "9" * 5000, "too large"),
+            ("toolkit", "a\0b", "no text that means anything"),
             ("jobs", 1.5, "not a whole number of at least 1"),
             ("jobs", True, "not a whole number of at least 1"),
             ("verbose", -1, "not a whole number of at least 0"),
@@ -228,6 +235,15 @@ class TestKinds:
         error = refused({name: value})
         assert error.message == f"{BY_NAME[name].flag}: {value!r} is {says}"
         assert error.hint.startswith(BY_NAME[name].flag)
+
+    @pytest.mark.parametrize("text", ["A", "_a1=", "A=x y", 'A="x"', "F(x)=x", "A=b=c;d"])
+    def test_definitions(self, text: str) -> None:
+        assert resolve({"defines": [text]}, {}).defines == (text,)
+
+    @pytest.mark.parametrize("text", ["1x", "A B", "A;B", "=1", "A=1\n#error", "-A", "Ä=1", "F(=1"])
+    def test_no_definitions(self, text: str) -> None:
+        error = refused({"defines": ["GOOD", text]})
+        assert error.message == f"--define: {text!r} is no definition"
 
     def test_a_bad_variable_is_named(self) -> None:
         assert refused({}, {"MAX_JOBS": "x"}).message.startswith("MAX_JOBS: 'x'")

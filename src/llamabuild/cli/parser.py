@@ -63,6 +63,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for argument in ARGUMENTS.get(parsed.command, ()):
         if argument.count == "...":
             setattr(parsed, argument.name, rest)
+        named = rest[:1] if argument.count == "..." else getattr(parsed, argument.name)
+        if named == "" or (isinstance(named, list) and "" in named):
+            raise UsageError(
+                f"{argument.name.upper()} is empty", hint=f"llamabuild {parsed.command} --help"
+            )
     for word in unknown:
         if word != "--":  # there is no need for it, and no harm in it
             raise _not_understood(word, parsed.command, is_first=word == argv[0])

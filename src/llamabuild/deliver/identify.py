@@ -133,6 +133,8 @@ def identify(path: Path, *, version: str | None = None) -> Llamafile:
 def is_program(path: Path) -> bool:
     """Whether a file may be a llamafile: a program with a ZIP behind it."""
     try:
+        if not path.is_file():  # a FIFO would be waited for
+            return False
         with path.open("rb") as file:
             start = file.read(4)
         return start.startswith(_STARTS) and archive.kind(path) == "zip"
@@ -141,6 +143,10 @@ def is_program(path: Path) -> bool:
 
 
 def _file(path: Path) -> Llamafile:
+    if not path.is_file():  # a FIFO would be waited for
+        raise SourceError(
+            f"{path} is neither a file nor a folder", hint="name a llamafile, or its folder"
+        )
     with path.open("rb") as file:
         start = file.read(4)
     if not start.startswith(_STARTS):

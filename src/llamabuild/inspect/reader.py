@@ -30,12 +30,12 @@ def read_module(path: Path) -> Module:
     """
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
-        raise UsageError(f"{path} {what}", hint="Name a shared library (.so or .dll).")
+        raise UsageError(f"{path} {what}", hint="name a shared library (.so or .dll)")
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             if file.tell() == 0:
-                raise ModuleRejectedError(f"{path} is empty", hint="Build or fetch it again.")
+                raise ModuleRejectedError(f"{path} is empty", hint="build or fetch it again")
             # Mapped, not read: a vendor's library can be larger than what is worth holding. Closed
             # with its last view, which the traceback of a damaged file may still hold.
             mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -45,11 +45,11 @@ def read_module(path: Path) -> Module:
     except Damaged as error:
         raise ModuleRejectedError(
             f"{path} is damaged or no shared library: {error}",
-            hint="Build or fetch it again.",
+            hint="build or fetch it again",
         ) from error
     except Unreadable as error:
         raise ModuleRejectedError(
-            f"{path} cannot be read here: {error}", hint="Try pip install zstandard."
+            f"{path} cannot be read here: {error}", hint="pip install zstandard"
         ) from error
 
 

@@ -75,7 +75,8 @@ def gpu_architecture(name: str) -> str:
         raise ArchitectureError(
             f"{name!r} is not one GPU", hint="name one, for example 'gtx 1080' or 6.1"
         )
-    return item.name if isinstance(item, CudaArch) else str(item)
+    # A chip runs code with and without its letter: "90a" names the GPU that "90" does.
+    return str(item.number) if isinstance(item, CudaArch) else str(item)
 
 
 def _build_one(job: Job, made: Plan) -> Built:

@@ -75,6 +75,7 @@ def embed_module(job: Job, named: Path, module: str) -> Embedded:
     """
     llamafile = _identify(job, named)
     path = module_to_try(job, module)
+    _refuse_output(job, llamafile.path, path)
     name = embedding.module_name(path, job.request.inner_name)
     _refuse_unfit(job, inspect.read_module(path), name, llamafile)
     remarks = _remarks(job, llamafile, path, name)
@@ -101,6 +102,7 @@ def remove_module(job: Job, named: Path, name: str | None) -> Embedded:
     :raises UsageError: there are several.
     """
     llamafile = _identify(job, named)
+    _refuse_output(job, llamafile.path)
     target, output = llamafile.path, _output(job)
     name = name or _only(target)
     change = embedding.remove(
@@ -128,6 +130,16 @@ def _identify(job: Job, named: Path) -> Llamafile:
 
 def _output(job: Job) -> Path | None:
     return job.cwd / job.request.output if job.request.output else None
+
+
+def _refuse_output(job: Job, *inputs: Path) -> None:
+    """Let no copy take the place of what it is made of, of which nothing would be kept."""
+    output = _output(job)
+    for file in inputs:
+        if output is not None and output.exists() and output.samefile(file):
+            raise UsageError(
+                f"--output would overwrite {file}", hint="name another file, or leave it out"
+            )
 
 
 def _record(llamafile: Llamafile, name: str) -> Record:

@@ -96,6 +96,6 @@ ARGUMENTS: Mapping[str, tuple[Argument, ...]] = {
     "advise": (Argument("model", "a GGUF file, or a llamafile with a model inside", "?"),),
     "cache": (
         Argument("action", "what to do", None, ("list", "path", "verify", "prune", "clear")),
-        Argument("key", "an entry's key or its beginning (path, verify)", "?"),
+        Argument("key", "of path: an entry's key or its beginning", "?"),
     ),
 }

@@ -418,7 +418,9 @@ class Request:
         "tell more: what was tried, rejected and why, and every compiler line",
         letter="-v",
     )
-    quiet: bool = _common("flag", False, "say nothing but results and errors", letter="-q")
+    quiet: bool = _common(
+        "flag", False, "say nothing but results, warnings and errors", letter="-q"
+    )
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def origin(self, name: str) -> str:

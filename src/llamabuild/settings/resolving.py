@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,11 @@ from llamabuild.errors import UsageError
 from llamabuild.settings.options import OPTIONS, Option, Request
 
 __all__ = ["resolve"]
+
+#: What a compiler takes as a definition: a name, the arguments of a macro, one line of a value.
+_DEFINITION = re.compile(r"[A-Za-z_]\w*(\([^()]*\))?(=[^\n\r]*)?", re.ASCII)
+#: Numbers with as many digits fit no 32 bits, and mean nothing anywhere.
+_DIGITS = 10
 
 
 def resolve(
@@ -36,6 +42,11 @@ def resolve(
         values[option.name] = value if origin == "default" else _checked(option, value, origin)
         origins[option.name] = origin
     request = Request(**values, origins=origins)
+    for definition in request.defines:
+        if not _DEFINITION.fullmatch(definition):
+            raise UsageError(
+                f"--define: {definition!r} is no definition", hint="--define NAME, or NAME=VALUE"
+            )
     _refuse_contradictions(request)
     return request
 
@@ -78,20 +89,29 @@ def _text(value: Any, choices: Sequence[str]) -> str:
     text = str(value)
     if choices and text not in choices:
         raise ValueError(f"not one of {', '.join(choices)}")
-    return text
+    return _said(text)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
         raise TypeError("not a list of texts")
-    return tuple(items)
+    return tuple(map(_said, items))
+
+
+def _said(text: str) -> str:
+    """Refuse ``--toolkit "$UNSET"``, which must not come to mean that nothing was said."""
+    if not text.strip() or "\0" in text:
+        raise ValueError("no text that means anything")
+    return text
 
 
 def _whole_number(value: Any, *, least: int) -> int:
     text = str(value)
-    if not text.isdecimal() or int(text) < least:
+    if not text.isdecimal() or int(text[:_DIGITS]) < least:
         raise ValueError(f"not a whole number of at least {least}")
+    if len(text) >= _DIGITS:
+        raise ValueError("too large")
     return int(text)
 
 

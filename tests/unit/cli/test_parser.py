@@ -56,6 +56,24 @@ class TestCommand:
         assert said("cache", "list") == {"command": "cache", "action": "list"}
         assert said("cache", "path", "12ab")["key"] == "12ab"
 
+    @pytest.mark.parametrize(
+        ("argv", "name"),
+        [
+            (["inspect", ""], "FILE"),
+            (["inspect", "a.so", ""], "OTHER"),
+            (["install", ""], "LLAMAFILE"),
+            (["status", "a", ""], "PATHS"),
+            (["cache", "path", ""], "KEY"),
+            (["run", "--", ""], "PROGRAM"),
+        ],
+    )
+    def test_none_is_empty(self, argv: list[str], name: str) -> None:
+        """``install "$UNSET"`` is not about the working folder."""
+        assert refused(*argv).message == f"{name} is empty"
+
+    def test_an_argument_of_a_program_may_be_empty(self) -> None:
+        assert said("run", "--", "echo", "")["program"] == ["echo", ""]
+
     def test_a_file_that_begins_with_a_dash(self) -> None:
         assert said("inspect", "--", "-odd.so")["file"] == "-odd.so"
 

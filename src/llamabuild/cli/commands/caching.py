@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,9 +17,25 @@ __all__ = ["cache"]
 
 
 def cache(call: Call) -> int:
-    cache = pipeline.open_store(call.request, call.environ, call.renderer)
     action = call.arguments["action"]
+    _refuse_idle(call, action)
+    cache = pipeline.open_store(call.request, call.environ, call.renderer)
     return _CACHE_ACTIONS[action](call, cache)
+
+
+def _refuse_idle(call: Call, action: str) -> None:
+    """Refuse what would not be heeded: "clear KEY" and "clear --older-than" would clear all."""
+    request, key = call.request, call.arguments["key"]
+    if key is not None and action != "path":
+        raise UsageError(
+            f"cache {action} is about the whole cache, and takes no key",
+            hint=f"llamabuild cache path {shlex.quote(key)} shows where that module is",
+        )
+    if action != "prune" and (request.older_than is not None or request.max_size is not None):
+        raise UsageError(
+            f"--older-than and --max-size do not apply to cache {action}, but to cache prune",
+            hint="llamabuild cache prune --older-than 30d",
+        )
 
 
 def _cache_list(call: Call, cache: pipeline.Store) -> int:
@@ -45,7 +62,7 @@ def _cache_list(call: Call, cache: pipeline.Store) -> int:
             f"{' '.join(manifest['archs'])}  used {age} ago\n"
         )
     total = size(sum(entry.size_bytes for entry in entries))
-    say(call, f"{len(entries)} modules, {total}, in {cache.base}\n")
+    say(call, f"{_modules(len(entries))}, {total}, in {cache.base}\n")
     return 0
 
 
@@ -65,7 +82,7 @@ def _cache_verify(call: Call, cache: pipeline.Store) -> int:
             hint="build them again with the commands that made them",
         )
     sound = len(cache.entries())
-    show(document({"sound": sound}) if call.request.json else f"{sound} modules, all sound\n")
+    show(document({"sound": sound}) if call.request.json else f"{_modules(sound)}, none damaged\n")
     return 0
 
 
@@ -94,8 +111,12 @@ def _removed(call: Call, entries: Sequence[Any]) -> int:
         keys = [entry.artifact.key for entry in entries]
         show(document({"removed": keys, "bytes": octets}))
     else:
-        show(f"{len(entries)} modules removed, {size(octets)}\n")
+        show(f"{_modules(len(entries))} removed, {size(octets)}\n")
     return 0
+
+
+def _modules(count: int) -> str:
+    return f"{count} module" if count == 1 else f"{count} modules"
 
 
 def _seconds(text: str) -> float:

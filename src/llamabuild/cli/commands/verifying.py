@@ -44,7 +44,7 @@ def bench(call: Call) -> int:
         pipeline.module_to_try(job, call.arguments["module"], request.device),
         device=request.device,
         types=_names(request.types),
-        columns=[_number(word, "--columns") for word in _names(request.columns)],
+        columns=[_number(word, "--columns 1,8,512") for word in _names(request.columns)],
         shapes=[_shape(word) for word in _names(request.shapes)],
         environ=call.environ,
         time_limit=float(request.time_limit),
@@ -74,16 +74,16 @@ def _names(text: str | None) -> list[str]:
     return (text or "").replace(",", " ").split()
 
 
-def _number(word: str, flag: str) -> int:
+def _number(word: str, example: str) -> int:
     if not word.isdecimal() or not 0 < int(word) < 1 << 19:
-        raise UsageError(
-            f"{flag}: {word!r} is no number of columns or rows", hint=f"{flag} 1,8,512"
-        )
+        flag, _, _ = example.partition(" ")
+        raise UsageError(f"{flag}: {word!r} is no number of columns or rows", hint=example)
     return int(word)
 
 
 def _shape(word: str) -> tuple[int, int]:
     rows, times, columns = word.lower().partition("x")
+    example = "--shapes 4096x14336"
     if not times:
-        raise UsageError(f"--shapes: {word!r} is no shape", hint="--shapes 4096x14336")
-    return _number(rows, "--shapes"), _number(columns, "--shapes")
+        raise UsageError(f"--shapes: {word!r} is no shape", hint=example)
+    return _number(rows, example), _number(columns, example)
