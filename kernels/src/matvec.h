@@ -15,10 +15,11 @@ namespace llamabuild {
 template <Type type, int N>
 struct VectorShape {
     using F = Format<type>;
-    static constexpr int most_groups = N == 1 ? 16 : N == 8 ? 4 : 8;  // in a block
-    static constexpr int blocks_at_once = 2;               // on a multiprocessor
-    static constexpr int rows = N == 2 || N == 4 ? 2 : 1;  // of a group at a time
-    static constexpr int tile_weights = 32 * group_size;   // a chunk for each thread
+    // Two rows share a thread's activations, where there are registers for them.
+    static constexpr int rows = N == 8 || (N == 1 && F::table_words) ? 1 : 2;  // of a group
+    static constexpr int most_groups = N == 1 && rows == 1 ? 16 : N == 8 ? 4 : 8;  // in a block
+    static constexpr int blocks_at_once = 2;              // on a multiprocessor
+    static constexpr int tile_weights = 32 * group_size;  // a chunk for each thread
     static constexpr int tile_bytes = tile_weights / F::weights * F::bytes;
     static constexpr int tiles = tile_bytes > 1000 ? 1 : 2;  // of a span
     static constexpr int span_weights = tiles * tile_weights;
