@@ -169,6 +169,7 @@ def test_a_release_whose_tinyblas_needs_a_newer_compiler_is_refused_before_it_st
         planned(old, kit=toolkit)
     assert "--blas cublas" in caught.value.hint
     assert planned(old, kit=toolkit, blas="cublas")
+    assert planned(replace(old, version=None), kit=toolkit)  # only resembles that release
     assert planned(old)
 
 

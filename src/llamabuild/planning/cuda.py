@@ -53,8 +53,8 @@ def parts(
 
 
 def _refuse_too_old(toolkit: Toolkit, source: SourceTree) -> None:
-    """Spare the user the minutes until the compiler finds out."""
-    oldest = source.recipe.tinyblas_cuda if source.recipe else None
+    """Spare the user the minutes until the compiler finds out, where the release is known."""
+    oldest = source.recipe.tinyblas_cuda if source.recipe and source.version else None
     if oldest and numbers(toolkit.version)[:2] < oldest:
         wanted = f"{oldest[0]}.{oldest[1]}"
         raise ToolchainError(
