@@ -509,3 +509,5 @@ class TestStatus:
 
 def test_a_gpu_s_architecture_is_told_as_for_inspect() -> None:
     assert building.gpu_architecture("gtx 1080") == "61"
+    assert building.gpu_architecture("90a") == "90"  # a chip runs code with its letter and without
+    assert building.gpu_architecture("gfx90a:xnack-") == "gfx90a:xnack-"

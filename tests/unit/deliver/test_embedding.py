@@ -118,6 +118,18 @@ class TestEmbed:
         assert inside(world.cwd / "new.llamafile") == {NAME: OURS}
         assert world.backups.records(path) == ()
 
+    def test_elsewhere_is_not_in_place_of_what_it_is_made_of(
+        self, world: World, say: Say, tmp_path: Path
+    ) -> None:
+        path = world.llamafile("0.8.1")
+        (tmp_path / "link").symlink_to(path)
+        for output in (path, tmp_path / "link", world.module):
+            assert (
+                "--output would overwrite"
+                in refused(say, path, path, world.module, "-o", output).err
+            )
+        assert world.module.read_bytes() == OURS
+
     def test_as_json(self, world: World, say: Say) -> None:
         path = world.llamafile("0.8.1", cuda=SHIPPED)
         document = say("embed", path, world.module, "--json").document

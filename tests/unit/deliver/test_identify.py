@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import tracemalloc
@@ -14,6 +15,7 @@ from tests.unit.deliver.world import CRC, CUDA, World, classic, program
 from tests.unit.source.conftest import zipped
 
 from llamabuild.deliver import identify
+from llamabuild.deliver.identify import is_program
 from llamabuild.errors import LlamabuildError, SourceError, UsageError
 
 
@@ -168,6 +170,13 @@ class TestFolders:
 
 
 class TestBadFiles:
+    @pytest.mark.skipif(sys.platform == "win32", reason="has no such files")
+    def test_one_that_would_be_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "x.llamafile")
+        with pytest.raises(SourceError, match="neither a file nor a folder"):
+            identify(tmp_path / "x.llamafile")
+        assert not is_program(tmp_path / "x.llamafile")
+
     @pytest.mark.parametrize(
         ("data", "words"),
         [
