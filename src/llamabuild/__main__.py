@@ -16,8 +16,15 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    words = sys.argv[1:] if argv is None else list(argv)
     _ready_streams()
+    try:
+        return _answer(sys.argv[1:] if argv is None else list(argv))
+    except KeyboardInterrupt:  # while there was nothing yet to take back
+        sys.stderr.write("error: interrupted; nothing was left behind\n")
+        return 130
+
+
+def _answer(words: list[str]) -> int:
     answer = replay.recall(words, os.environ)
     if answer is not None:
         stdout, stderr = answer

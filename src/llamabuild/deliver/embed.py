@@ -282,7 +282,7 @@ def _find_room(stage: Stage, edit: _Edit) -> None:
         raise DeliveryError(
             f"a changed copy of {edit.path.name} takes {needed:,} bytes on the disk of "
             f"{stage.path.parent}, which has {free:,} left",
-            hint="free some space there, or write the result to another disk with --output",
+            hint="free some space there, or let embed --output write to another disk",
         )
 
 

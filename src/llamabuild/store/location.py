@@ -13,6 +13,9 @@ from llamabuild.events import Listener, Note, silent
 
 __all__ = ["cache_root", "intended_root"]
 
+#: A semicolon parts CMake's lists; quotes, backslashes and line ends its texts.
+_NOT_FOR_CMAKE = ';"\n\r' if sys.platform == "win32" else ';"\\\n\r'
+
 
 def cache_root(option: str | None, environ: Mapping[str, str], notify: Listener = silent) -> Path:
     """Return the cache folder as an absolute path.
@@ -22,14 +25,15 @@ def cache_root(option: str | None, environ: Mapping[str, str], notify: Listener 
     home) it is a folder of this user below the folder for temporary files, and ``notify`` is told.
     A folder that was asked for by name is never replaced by another.
 
-    :raises StoreError: there is not even a folder for temporary files.
+    :raises StoreError: there is not even a folder for temporary files, or the folder's name holds
+        what CMake cannot take.
     """
     chosen = _chosen(option, environ)
     if chosen is not None:
-        return chosen
+        return _usable(chosen)
     home = _platform_folder(environ)
     if home is not None and _can_write(home):
-        return home
+        return _usable(home)
     fallback = _temporary_folder()
     reason = f"{home} cannot be written" if home is not None else "there is no home folder"
     notify(
@@ -39,6 +43,17 @@ def cache_root(option: str | None, environ: Mapping[str, str], notify: Listener 
         )
     )
     return fallback
+
+
+def _usable(folder: Path) -> Path:
+    """Refuse a folder in which no build would succeed, before one is tried there."""
+    bad = next((letter for letter in str(folder) if letter in _NOT_FOR_CMAKE), None)
+    if bad is not None:
+        raise StoreError(
+            f"the cache folder's name, {str(folder)!r}, holds {bad!r}, which CMake cannot take",
+            hint="name another folder with --cache-dir",
+        )
+    return folder
 
 
 def intended_root(option: str | None, environ: Mapping[str, str]) -> Path | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llamabuild.__main__ import main
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such streams")
 
 
@@ -85,3 +87,14 @@ def test_json_can_be_read_whatever_a_path_is(tmp_path: Path, encoding: str) -> N
     line = f"llamabuild cache path --json --cache-dir {name}"
     done = shell(line, tmp_path, PYTHONIOENCODING=encoding)
     assert json.loads(done.stdout.decode("ascii"))["path"] == str(tmp_path / name / "v1")
+
+
+def test_an_interruption_while_it_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llamabuild.replay.recall", interrupted)
+    assert main(["detect"]) == 130
+    assert capsys.readouterr().err == "error: interrupted; nothing was left behind\n"
