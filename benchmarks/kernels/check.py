@@ -126,11 +126,14 @@ def main() -> int:
     wanted = options.types.upper().split(",") if options.types else []
     kinds = [kind for kind in (*QUANTIZED, *FLOATS) if not wanted or kind.name in wanted]
     sizes = (1, 7, 33) if options.quick else (1, 2, 7, 8, 33, 129)
-    columns = (1, 3, 33) if options.quick else (1, 2, 7, 8, 33, 129)
+    columns = (1, 3, 17, 33, 65) if options.quick else (1, 2, 7, 8, 33, 129)
     bad = 0
     for kind in kinds:
         block = GGML_QUANT_SIZES[kind][0] if kind in QUANTIZED else 8
-        lengths = (block, 5 * block) if options.quick else (block, 5 * block, 1024, 4096 + block)
+        few = (block, 5 * max(block, 256))  # the latter: five stages of what is copied ahead
+        lengths = few if options.quick else (block, 5 * block, 1024, 4096 + block)
+        if kind in FLOATS:
+            lengths += (33,)  # rows that are no whole pieces of 16 bytes
         worst: dict[str, list[float]] = {}
         for k in sorted(set(lengths)):
             for m in sizes:

@@ -120,13 +120,15 @@ using Multiply = GPU(Error_t) (*)(const Product&, const Launch&);
 struct TypeFacts {
     Type type;
     int weights, bytes;  // of a block
-    Multiply vectors, integers, matrices;  // only vectors: 16-bit floats
+    Multiply vectors, integers, matrices;  // no integers: 16-bit floats
     Order order;
 };
 
 constexpr TypeFacts all_types[] = {
-    {Type::f16, 1, 2, multiply_vectors<Type::f16>, nullptr, nullptr, Order::linear},
-    {Type::bf16, 1, 2, multiply_vectors<Type::bf16>, nullptr, nullptr, Order::linear},
+    {Type::f16, 1, 2, multiply_vectors<Type::f16>, nullptr, multiply_matrices<Type::f16>,
+     Order::plain},
+    {Type::bf16, 1, 2, multiply_vectors<Type::bf16>, nullptr, multiply_matrices<Type::bf16>,
+     Order::twofold},
 #define ENTRY(name)                                                                       \
     {Type::name, Format<Type::name>::weights, Format<Type::name>::bytes,                  \
      multiply_vectors<Type::name>, multiply_integers<Type::name>,                         \
@@ -150,7 +152,10 @@ struct Checked {
 };
 
 Path choose_path(const TypeFacts& facts, int arch, const Product& p) {
-    if (!facts.matrices) return Path::floats;
+    if (!facts.integers)
+        return arch >= tensor_arch && tensor_takes_floats(p) && p.batch <= most_blocks_yz
+                   ? Path::tensor
+                   : Path::floats;
     if (arch >= integer_arch && p.n >= integer_columns) {
 #if !defined(GGML_CUDA_FORCE_MMQ)
         if (arch >= tensor_arch && tensor_is_faster(p.n) && p.batch <= most_blocks_yz)
@@ -251,7 +256,7 @@ int check_shape(const llamabuild_product* given, const llamabuild_groups* groups
         p.column_bytes = column * 4;
         p.activation_batch = activation_batch * 4;
     } else if (out.path == Path::tensor) {
-        p.column_bytes = TensorColumns::bytes(p.k);
+        p.column_bytes = TensorColumns::bytes(p.k, out.facts->order);
         p.activation_batch = p.column_bytes * TensorColumns::count(p.n);
         const int splits = tensor_splits(p.m, p.n, p.k, p.batch, out.launch);
         out.workspace = p.activation_batch * p.batch + tensor_partial_bytes(p, splits);

@@ -17,13 +17,25 @@ __device__ __forceinline__ uint32_t two_halves(float low, float high) {
 #endif
 }
 
+// The same for bf16; the floats become what is left of them.
+__device__ __forceinline__ uint32_t two_bfloats(float& low, float& high) {
+#if LLAMABUILD_SM >= 800
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    low -= bits_to_float(pair << 16);
+    high -= bits_to_float(pair & 0xffff0000);
+    return pair;
+#else
+    (void)low, (void)high;  // never started there
+    return 0;
+#endif
+}
+
 template <class Layout>
 __device__ __forceinline__ int chunk_begin(int chunk) {
     return chunk / 8 * 256 + Layout::first(chunk % 8);
 }
 
-// One block for each column. The column is divided by a power of two that brings its largest
-// magnitude to between 1/2 and 1, so that no activation is out of a 16-bit float's range.
 // Eight neighbouring floats, by wide loads if the column is aligned.
 __device__ __forceinline__ void load_eight(float (&x)[8], const float* from, bool aligned) {
     if (aligned) {
@@ -43,10 +55,10 @@ prepare_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, in
     release_successor();
     wait_for_predecessor();
     x += blockIdx.y * x_batch + blockIdx.x * column_stride;
-    columns += (blockIdx.y * padded_n + blockIdx.x) * TensorColumns::bytes(k);
+    columns += (blockIdx.y * padded_n + blockIdx.x) * TensorColumns::bytes(k, order);
     const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
 
-    uint32_t largest = 0;  // k is a multiple of 32
+    uint32_t largest = 0;  // k is a multiple of 8
     for (int i = threadIdx.x * 8; i < k; i += threads * 8) {
         alignas(16) float eight[8];
         load_eight(eight, x + i, aligned);
@@ -70,21 +82,33 @@ prepare_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, in
                 at = chunk_begin<Interleaved>(chunk), step = Interleaved::step;
                 break;
             case Order::distant: at = chunk_begin<Distant>(chunk), step = Distant::step; break;
+            case Order::plain:
+            case Order::twofold: break;
         }
-        at += h / 2 * step + h % 2 * 8;
-        uint4 piece = make_uint4(0, 0, 0, 0);
+        const bool plain = order == Order::plain || order == Order::twofold;
+        at = plain ? 8 * i : at + h / 2 * step + h % 2 * 8;
+        uint4 piece = make_uint4(0, 0, 0, 0), rest = piece;
         if (at < k) {
             alignas(16) float eight[8];
             load_eight(eight, x + at, aligned);
-            piece = make_uint4(two_halves(eight[0] * inverse, eight[1] * inverse),
-                               two_halves(eight[2] * inverse, eight[3] * inverse),
-                               two_halves(eight[4] * inverse, eight[5] * inverse),
-                               two_halves(eight[6] * inverse, eight[7] * inverse));
+            UNROLL
+            for (float& value : eight) value *= inverse;
+            if (order == Order::twofold) {
+                for (uint4* const part : {&piece, &rest})
+                    *part = make_uint4(
+                        two_bfloats(eight[0], eight[1]), two_bfloats(eight[2], eight[3]),
+                        two_bfloats(eight[4], eight[5]), two_bfloats(eight[6], eight[7]));
+            } else {
+                piece = make_uint4(two_halves(eight[0], eight[1]), two_halves(eight[2], eight[3]),
+                                   two_halves(eight[4], eight[5]), two_halves(eight[6], eight[7]));
+            }
         }
-        reinterpret_cast<uint4*>(columns)[i] = piece;
+        auto* const pieces = reinterpret_cast<uint4*>(columns);
+        pieces[i] = piece;
+        if (order == Order::twofold) pieces[TensorColumns::padded(k) / 8 + i] = rest;
     }
     if (threadIdx.x == 0)
-        *reinterpret_cast<float*>(columns + TensorColumns::padded(k) * 2) =
+        *reinterpret_cast<float*>(columns + TensorColumns::bytes(k, order) - 16) =
             bits_to_float((exponent + 1) << 23);
 }
 

@@ -32,10 +32,23 @@ struct WideTile {
 // columns, n of 33 to 64 would leave half a large tile empty.
 inline bool tensor_is_faster(int n) { return n > NarrowTile::columns && (n <= 32 || n > 64); }
 
+// 16-bit weights: from here on the tensor cores are faster, which take whole pieces of 16 bytes.
+constexpr int float_columns = 3;
+inline bool tensor_takes_floats(const Product& p) {
+    return p.n >= float_columns && (p.row_bytes | p.weight_batch) % 16 == 0;
+}
+
 // Large tiles where there are columns enough, and shared memory enough for every type.
 inline bool use_large_tile(int n, const Launch& launch) {
     return n > 32 && launch.shared_bytes >= 227 * 1024;
 }
+
+// In which order the kernels meet a column's activations: as F::Layout has them; for f16 weights
+// simply from the first to the last; for bf16 ("twofold") too, and each as a sum of two.
+enum class Order { linear, interleaved, distant, plain, twofold };
+template <class Layout> constexpr Order order_of = Order::linear;
+template <> inline constexpr Order order_of<Interleaved> = Order::interleaved;
+template <> inline constexpr Order order_of<Distant> = Order::distant;
 
 // Activations for this path: columns of 16-bit floats, in pieces of eight, then a factor.
 struct TensorColumns {
@@ -44,7 +57,9 @@ struct TensorColumns {
     DEVICE static constexpr int64_t padded(int64_t k) {
         return (k + span_weights - 1) / span_weights * span_weights;
     }
-    DEVICE static constexpr int64_t bytes(int64_t k) { return padded(k) * 2 + 16; }
+    DEVICE static constexpr int64_t bytes(int64_t k, Order order) {
+        return padded(k) * (order == Order::twofold ? 4 : 2) + 16;
+    }
     DEVICE static constexpr int64_t count(int64_t n) { return (n + tile - 1) / tile * tile; }
 };
 
@@ -58,12 +73,6 @@ int integer_splits(const Product& p, const Launch& launch);
 inline int64_t tensor_partial_bytes(const Product& p, int splits) {
     return splits > 1 ? int64_t{4} * splits * p.m * p.n * p.batch : 0;
 }
-
-// Which layout F::Layout is, for the kernel that prepares activations.
-enum class Order { linear, interleaved, distant };
-template <class Layout> constexpr Order order_of = Order::linear;
-template <> inline constexpr Order order_of<Interleaved> = Order::interleaved;
-template <> inline constexpr Order order_of<Distant> = Order::distant;
 
 GPU(Error_t) prepare_tensor_columns(const float* x, int64_t column, int64_t x_batch, int k, int n,
                                     int batch, Order order, void* columns, const Launch& launch);
