@@ -316,6 +316,13 @@ def test_no_amd_gpu(backend: str | None) -> None:
         asked(backend=backend)
 
 
+def test_no_hint_names_an_option_that_is_not_there() -> None:
+    none = Detection((), (Problem("there is no AMD GPU", "name one: --arch gfx1100"),), None)
+    with pytest.raises(ArchitectureError) as caught:
+        asked(amd=none, nvidia=none)
+    assert caught.value.hint == "llamabuild detect tells more of what is here"
+
+
 def test_a_broken_amd_gpu_is_not_passed_over() -> None:
     shut = Detection((), (Problem("this user may not open /dev/kfd", "usermod"),), None)
     with pytest.raises(ArchitectureError, match="may not open") as caught:

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,16 +92,17 @@ def like(path: Path, mode: int = 0o755) -> os.stat_result:
 
 
 @contextmanager
-def explained(doing: str) -> Iterator[None]:
+def explained(doing: str, hints: Mapping[int, str] = _HINTS) -> Iterator[None]:
     """Turn what the operating system refuses into a :class:`DeliveryError` with advice.
 
     :param doing: what is attempted, to follow the word "cannot".
+    :param hints: the advice, by the number of the system's error.
     """
     try:
         yield
     except OSError as error:
         raise DeliveryError(
-            f"cannot {doing}: {error.strerror or error}", hint=_HINTS.get(error.errno or 0, "")
+            f"cannot {doing}: {error.strerror or error}", hint=hints.get(error.errno or 0, "")
         ) from error
 
 

@@ -11,10 +11,11 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
+from llamabuild.deliver import folders
 from llamabuild.errors import DeliveryError
 from llamabuild.locks import try_lock
 
@@ -128,15 +129,6 @@ def _named(file: FileIO, path: Path) -> bool:
         return False
 
 
-@contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """Turn what the operating system refuses into a :class:`DeliveryError` with advice.
-
-    :param doing: what is attempted, to follow the word "cannot".
-    """
-    try:
-        yield
-    except OSError as error:
-        raise DeliveryError(
-            f"cannot {doing}: {error.strerror or error}", hint=_HINTS.get(error.errno or 0, "")
-        ) from error
+def explained(doing: str) -> AbstractContextManager[None]:
+    """As :func:`llamabuild.deliver.folders.explained`, with advice for a changed llamafile."""
+    return folders.explained(doing, _HINTS)

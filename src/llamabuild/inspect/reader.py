@@ -7,6 +7,8 @@ import mmap
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from shlex import quote
+from zipfile import is_zipfile
 
 from llamabuild.errors import ModuleRejectedError, UsageError
 from llamabuild.inspect import amd, cubin, drivers, elf, fatbin, pe, ptx
@@ -43,6 +45,12 @@ def read_module(path: Path) -> Module:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except Damaged as error:
+        if is_zipfile(path):
+            raise ModuleRejectedError(
+                f"{path} is an archive or a llamafile, and no shared library",
+                hint=f"llamabuild status {quote(str(path))} shows the modules of a llamafile; "
+                "take the one out of an archive",
+            ) from error
         raise ModuleRejectedError(
             f"{path} is damaged or no shared library: {error}",
             hint="build or fetch it again",

@@ -292,7 +292,11 @@ def _cuda(module: inspect.Module | None, detection: Detection, file: Path | None
 def _some_gpus(detection: Detection) -> Detection:
     if not detection.gpus:
         problem = detection.problems[0]
-        raise ArchitectureError(problem.message, hint=problem.hint)
+        builds = "--arch" in problem.hint  # for those who build: here it cannot be said
+        raise ArchitectureError(
+            problem.message,
+            hint="llamabuild detect tells more of what is here" if builds else problem.hint,
+        )
     return detection
 
 

@@ -4,7 +4,9 @@ import hashlib
 import os
 import random
 import struct
+import zipfile
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -258,3 +260,15 @@ def survive(forge: Any, content: bytes) -> None:
     """Reading gives a module or a clear refusal; anything else fails the test that calls."""
     with suppress(LlamabuildError):
         forge.read(content, "damaged.so")
+
+
+@pytest.mark.parametrize("start", [b"", b"MZqFpD='\n" + bytes(5000), b"\x7fELF" + bytes(5000)])
+def test_an_archive_is_called_one(tmp_path: Path, start: bytes) -> None:
+    """Many will ask about the llamafile itself."""
+    path = tmp_path / "a b.llamafile"
+    path.write_bytes(start)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("ggml-cuda.so", b"x")
+    with pytest.raises(ModuleRejectedError, match="an archive or a llamafile") as caught:
+        read_module(path)
+    assert f"llamabuild status '{path}'" in caught.value.hint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ def build(call: Call) -> int:
     results = pipeline.build(job)
     say(call, _built_text(results))
     stdout = _built_output(call, results)
-    sys.stdout.write(stdout)
+    show(stdout)
     _remember(call, job, results, notes)
     return 0
 
