@@ -20,7 +20,7 @@ from llamabuild.errors import UsageError
 
 LINUX = {"HOME": "/home/me"}
 EXE = Path("/models/llava.llamafile")
-CWD = Path("/work")
+CWD = Path("/cwd")
 
 
 def order(release: str, system: str = "linux", **environ: str) -> list[str]:
@@ -80,8 +80,8 @@ class TestOrder:
         assert order("0.8.13", "macos")[2].endswith("/ggml-cuda.dylib")
 
     def test_without_a_home(self) -> None:
-        assert order("0.8.1", X="")[0] == "/work/.llamafile/ggml-rocm.so"
-        assert order("0.8.1", HOME="", TMPDIR="")[0] == "/work/.llamafile/ggml-rocm.so"
+        assert order("0.8.1", X="")[0] == "/cwd/.llamafile/ggml-rocm.so"
+        assert order("0.8.1", HOME="", TMPDIR="")[0] == "/cwd/.llamafile/ggml-rocm.so"
         assert len(order("0.10.0", X="")) == 4
 
     def test_every_release_with_sources_has_a_loader_and_symbols(self) -> None:
