@@ -94,7 +94,7 @@ LLAMABUILD_API int llamabuild_device_info(int device, char *name, int room, int 
 
 /* How a product would be computed: "scalar", "dp4a" and "int8" (integers, the last on tensor cores;
  * activations as llamabuild_quantize leaves them), "tensor" (16-bit floats on tensor cores) or
- * "float" (16-bit weights). NULL on an error. Follows what was compiled, not the card. */
+ * "float" (16-bit weights, activations as they are). NULL on an error. Follows what was compiled, not the card. */
 LLAMABUILD_API const char *llamabuild_path(const llamabuild_product *product);
 
 /* Bytes of workspace that a product needs. */

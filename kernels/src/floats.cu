@@ -1,4 +1,5 @@
-// 16-bit floats times a few columns: no blocks, no quantization, the activations as they are.
+// 16-bit floats times a few columns: no blocks, no quantization, the activations as they are. More
+// columns, where there are tensor cores: matmul_floats.cu.
 #include "launch.h"
 
 namespace llamabuild {

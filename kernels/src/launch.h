@@ -180,7 +180,8 @@ GPU(Error_t) multiply_vectors(const Product& product, const Launch& launch);
 template <Type type>
 GPU(Error_t) multiply_integers(const Product& product, const Launch& launch);
 
-// Products of many columns; see matmul.h, and one definition for each type in matmul_*.cu.
+// Products of many columns; see matmul.h, and one definition for each type in matmul_*.cu (those of
+// f16 and bf16 are no instances of it).
 template <Type type>
 GPU(Error_t) multiply_matrices(const Product& product, const Launch& launch);
 
