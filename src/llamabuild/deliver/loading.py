@@ -10,6 +10,7 @@ from typing import Literal
 
 from llamabuild.deliver.identify import Llamafile
 from llamabuild.deliver.places import Backend, Loader, Place, loader_of, search_order
+from llamabuild.looking import is_file
 from llamabuild.source.llamafile import DEVICE
 
 __all__ = ["Attempt", "State", "attempts", "look", "stale_sources"]
@@ -140,11 +141,11 @@ def look(
         modules={
             place.path: place.path.stat().st_mtime_ns
             for place in order
-            if place.where != "zip" and place.path.is_file()
+            if place.where != "zip" and is_file(place.path)
         },
         inside=frozenset(member.name for member in llamafile.modules),
         fresh=loader.rule == "fresh" and not stale_sources(llamafile, app),
-        sources_time=cuda.stat().st_mtime_ns if cuda.is_file() else None,
+        sources_time=cuda.stat().st_mtime_ns if is_file(cuda) else None,
         compilers=_compilers(loader, environ, system),
     )
     return loader, order, state
@@ -188,7 +189,7 @@ def _compilers(loader: Loader, environ: Mapping[str, str], system: str) -> froze
         for backend, (folder, names) in wanted.items()
         if any(
             shutil.which(name + suffix, path=environ.get("PATH", ""))
-            or (folder and Path(folder, "bin", name + suffix).is_file())
+            or (folder and is_file(Path(folder, "bin", name + suffix)))
             for name in names
         )
     )

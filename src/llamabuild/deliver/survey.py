@@ -14,6 +14,7 @@ from llamabuild.deliver.keep import digest_of
 from llamabuild.deliver.loading import Attempt, attempts, look
 from llamabuild.deliver.places import Backend, Place, member_name
 from llamabuild.errors import LlamabuildError
+from llamabuild.looking import is_file, is_folder
 
 __all__ = ["Found", "Seen", "survey"]
 
@@ -96,14 +97,14 @@ def survey(
 def _usual(system: str, environ: Mapping[str, str], cwd: Path) -> Iterator[Path]:
     """Yield llamafiles in the working folder, then llamafile's own folders that have a module."""
     for path in sorted(cwd.iterdir()):
-        if path.suffix in {".llamafile", ".exe"} and path.is_file() and is_program(path):
+        if path.suffix in {".llamafile", ".exe"} and is_file(path) and is_program(path):
             yield path
     names = {member_name(backend, system) for backend in ("cuda", "rocm")}
     bases = [environ[name] for name in ("TMPDIR", "HOME", "USERPROFILE") if environ.get(name)]
     for own in dict.fromkeys(Path(base) / ".llamafile" for base in bases):
-        releases = sorted((own / "v").iterdir()) if (own / "v").is_dir() else []
+        releases = sorted((own / "v").iterdir()) if is_folder(own / "v") else []
         for folder in (own, *releases):
-            if any((folder / name).is_file() for name in names):
+            if any(is_file(folder / name) for name in names):
                 yield folder
 
 

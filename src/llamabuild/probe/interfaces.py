@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llamabuild import run
+from llamabuild.looking import is_file
 from llamabuild.probe.model import Gpu
 
 __all__ = [
@@ -251,7 +252,7 @@ def _find_nvidia_smi(machine: Machine) -> Path:
     tools = [Path(place) / program for place in places if place]
     tools += _installed(machine, program)
     for tool in tools:
-        if tool.is_file():
+        if is_file(tool):
             return tool
     raise Absent
 
@@ -293,7 +294,7 @@ def device_tree(machine: Machine) -> Answer:
 def _installed(machine: Machine, file: str) -> list[Path]:
     """``file`` in the folders that are on no search path."""
     candidates = (machine.root / folder / file for folder in facts()["folders"])
-    return [path for path in candidates if path.is_file()]
+    return [path for path in candidates if is_file(path)]
 
 
 def _text(value: str | bytes | None) -> str:

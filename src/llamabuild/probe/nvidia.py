@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from llamabuild.arch import product_archs
+from llamabuild.looking import is_folder
 from llamabuild.probe.interfaces import (
     Absent,
     Answer,
@@ -181,7 +182,7 @@ def _why_none(machine: Machine, *, idle: bool, asked: bool) -> Problem:
     :param asked: an interface answered that there is none.
     """
     running = kernel_driver(machine.root)
-    wsl = (machine.root / "usr/lib/wsl").is_dir()
+    wsl = is_folder(machine.root / "usr/lib/wsl")
     if not idle and not asked and running:
         return _broken(
             f"version {running} runs in the kernel, but its libraries cannot be found",

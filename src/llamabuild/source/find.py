@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamabuild.errors import SourceError
+from llamabuild.looking import is_file, is_folder
 from llamabuild.source.bundled import BUNDLED
 from llamabuild.source.llamafile import looks_classic
 
@@ -41,7 +42,7 @@ def find_source(environ: Mapping[str, str], cwd: Path) -> Found:
         path
         for pattern in ("*.llamafile", "*.llamafile.exe")
         for path in cwd.glob(pattern)
-        if path.is_file()
+        if is_file(path)
     )
     if len(here) > 1:
         listed = "".join(f"\n  {path}" for path in here)
@@ -73,7 +74,7 @@ def newest_unpacked(own: Path) -> Path | None:
 
 def _newest_first(folder: Path) -> list[Path]:
     numbered = []
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in folder.iterdir() if is_folder(folder) else ():
         parts = path.name.split(".")
         if all(part.isascii() and part.isdigit() for part in parts):
             numbered.append(([int(part) for part in parts], path))

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from llamabuild.errors import ToolchainError
+from llamabuild.looking import is_file
 from llamabuild.memo import Memo
 from llamabuild.toolchain.facts import facts, numbers
 from llamabuild.toolchain.model import BuildTools, Machine
@@ -61,7 +62,7 @@ def _candidates(
         folder = getattr(import_module(name), wheel_folder)
     except (ImportError, AttributeError):
         folder = None
-    if folder and (program := Path(folder, machine.program(name))).is_file():
+    if folder and is_file(program := Path(folder, machine.program(name))):
         yield program
     yield from on_path(name, environ, machine)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from llamabuild.errors import ToolchainError
+from llamabuild.looking import is_file, is_folder, listed
 from llamabuild.memo import Memo
 from llamabuild.toolchain.describe import describe
 from llamabuild.toolchain.facts import numbers
@@ -53,20 +54,22 @@ class Search:
         for folder in folders:
             program = folder / self.machine.program("nvcc")
             self.watched.append(program)
-            if program.is_file():
+            if is_file(program):
                 return program
         return None
 
     def listed(self, folder: Path, pattern: str) -> list[Path]:
         """What in ``folder`` matches ``pattern``."""
         self.watched.append(folder)
-        return sorted(folder.glob(pattern))
+        return listed(folder, pattern)
 
     def named_folder(self, folder: Path, found_via: str) -> Iterator[Finding]:
         """A folder that the user named: a miss is worth a word."""
         nvcc = self.nvcc_in(folder, folder / "bin")
         if nvcc is None:
-            reason = "has no nvcc, nor a folder bin with one" if folder.is_dir() else "is no folder"
+            reason = (
+                "has no nvcc, nor a folder bin with one" if is_folder(folder) else "is no folder"
+            )
             yield Rejected(folder, found_via, reason, "name the folder that holds bin/nvcc")
         else:
             yield Hit(nvcc, found_via, named=True)
@@ -74,7 +77,7 @@ class Search:
 
 def toolkit_option(search: Search) -> Iterator[Finding]:
     """1. ``--toolkit PATH``: nvcc itself, the folder it is in, or the folder above ``bin``."""
-    if search.folder is not None and search.folder.is_file():
+    if search.folder is not None and is_file(search.folder):
         search.watched.append(search.folder)
         yield Hit(search.folder, "--toolkit", named=True)
     elif search.folder is not None:
@@ -146,7 +149,7 @@ def wheels(search: Search) -> Iterator[Finding]:
             if nvcc:
                 yield Hit(nvcc, "CUDA wheels")
         partial = site_packages / "nvidia" / "cuda_nvcc"
-        if partial.is_dir():
+        if is_folder(partial):
             yield Rejected(
                 partial,
                 "CUDA wheels",

@@ -10,6 +10,7 @@ from typing import Any
 
 from llamabuild import run
 from llamabuild.arch import CudaArch
+from llamabuild.looking import is_file, is_folder
 from llamabuild.memo import Memo
 from llamabuild.toolchain.facts import FACTS, facts, numbers
 from llamabuild.toolchain.layout import (
@@ -56,9 +57,9 @@ def describe(
         real=_archs(answer["codes"], virtual=False),
         virtual=_archs(answer["codes"], virtual=True),
         pieces=tuple(sorted(versions.items())),
-        path_dirs=tuple(folder for folder in layout.tool_dirs if folder.is_dir()),
+        path_dirs=tuple(folder for folder in layout.tool_dirs if is_folder(folder)),
         include_dir=pieces["cuda_runtime.h"].parent,
-        library_dirs=tuple(folder for folder in layout.library_dirs if folder.is_dir()),
+        library_dirs=tuple(folder for folder in layout.library_dirs if is_folder(folder)),
         cublas=find_cublas(layout, machine, memo),
         driver_stub=find_driver_stub(layout, machine),
         gcc_max=answer["gcc_max"],
@@ -230,7 +231,7 @@ def host_limits(header: str) -> HostLimits:
 
 def _glibc_below(math_functions: Path) -> str:
     """The first glibc whose declarations this header contradicts; empty: none known."""
-    if not math_functions.is_file():
+    if not is_file(math_functions):
         return ""
     text = _read(math_functions)
     return next(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llamabuild import run
+from llamabuild.looking import is_file
 from llamabuild.toolchain.model import HostCompiler, Rocm, Toolkit
 from llamabuild.toolchain.programs import NVCC_FLAGS
 
@@ -70,7 +71,7 @@ def compiler_environment(
         if os.path.realpath(folder) in system:
             return False
         return any(
-            (folder / f"{tool}{ending}").is_file()
+            is_file(folder / f"{tool}{ending}")
             for tool in ("nvcc", "ptxas", "cicc")
             for ending in ("", ".exe")
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from llamabuild.errors import ToolchainError
+from llamabuild.looking import is_file
 from llamabuild.memo import Memo
 from llamabuild.toolchain.facts import facts, numbers
 from llamabuild.toolchain.model import HostCompiler, Machine, Toolkit
@@ -121,7 +122,7 @@ def _installed(
         if name == "g++":
             for major in majors:  # Red Hat's way to have another version beside the system's
                 toolset = machine.root / f"opt/rh/gcc-toolset-{major}" / "root" / "usr/bin/g++"
-                if toolset.is_file():
+                if is_file(toolset):
                     yield Candidate(toolset, f"gcc-toolset-{major}")
 
 
@@ -129,7 +130,7 @@ def _described(
     candidate: Candidate, environ: Mapping[str, str], memo: Memo, machine: Machine
 ) -> HostCompiler:
     path = candidate.path
-    if not path.is_file():
+    if not is_file(path):
         raise Unusable("is no program")
     # features.h tells the C library's version, which is upgraded apart from the compiler.
     files = [path, Path(os.path.realpath(path)), machine.root / "usr/include/features.h"]
@@ -171,7 +172,7 @@ def _c_compiler(cxx: Path) -> Path | None:
         head, found, tail = cxx.name.rpartition(ending)
         if found:
             cc = cxx.with_name(f"{head}{c}{tail}")
-            return cc if cc.is_file() else None
+            return cc if is_file(cc) else None
     return None
 
 

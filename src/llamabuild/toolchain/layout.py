@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamabuild import run
+from llamabuild.looking import is_file, is_folder
 from llamabuild.memo import Memo
 from llamabuild.toolchain.model import Cublas, Machine
 from llamabuild.toolchain.programs import NVCC_FLAGS, Unusable, ask
@@ -113,8 +114,8 @@ class Layout:
 def _installer(top: Path) -> str:
     if top.parent.name == "nvidia" and re.fullmatch(r"cu\d+", top.name):
         return "wheels"
-    if (top / "conda-meta").is_dir() or (
-        top.name == "Library" and (top / "../conda-meta").is_dir()
+    if is_folder(top / "conda-meta") or (
+        top.name == "Library" and is_folder(top / "../conda-meta")
     ):
         return "conda"
     return "other"
@@ -130,7 +131,7 @@ def real_home(nvcc: Path, environ: Mapping[str, str], memo: Memo) -> Path:
     :raises Unusable: it cannot be asked, or does not say.
     """
     real = Path(os.path.realpath(nvcc))
-    if (real.parent / "nvcc.profile").is_file():
+    if is_file(real.parent / "nvcc.profile"):
         return real.parent
     question = f"where the nvcc behind a wrapper lives; PATH={environ.get('PATH')}"
     answer = memo.recall(question, [nvcc, real], lambda: _ask_home(nvcc, environ))
@@ -218,4 +219,4 @@ def _first(name: str, folders: Iterable[Path]) -> Path | None:
 
 
 def _existing(paths: Iterable[Path]) -> Path | None:
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if is_file(path)), None)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llamabuild import run
+from llamabuild.looking import is_file
 from llamabuild.toolchain.model import Machine
 
 __all__ = [
@@ -46,14 +47,14 @@ def on_path(name: str, environ: Mapping[str, str], machine: Machine) -> Iterator
     """Every program called ``name`` on PATH, in order."""
     for folder in path_folders(environ):
         program = folder / machine.program(name)
-        if program.is_file():
+        if is_file(program):
             yield program
 
 
 def find_program(value: str, environ: Mapping[str, str], machine: Machine) -> Path | None:
     """The program that a user means by ``value``: a path, or a name on PATH."""
     path = Path(value).expanduser()
-    if path.is_file():
+    if is_file(path):
         return path.absolute()
     return None if path.name != value else next(on_path(value, environ, machine), None)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from llamabuild.errors import ToolchainError
+from llamabuild.looking import is_file, listed
 from llamabuild.memo import Memo
 from llamabuild.toolchain.facts import facts, numbers
 from llamabuild.toolchain.model import Machine, Rejected, Rocm, RocmSearch
@@ -50,7 +51,7 @@ class Search:
     def root(self, folder: Path) -> bool:
         """Whether ``folder`` is the top of a ROCm."""
         self.watched.append(folder / HEADER)
-        return (folder / HEADER).is_file()
+        return is_file(folder / HEADER)
 
     def around(self, program: Path) -> Path | None:
         """The top of the ROCm that a program belongs to."""
@@ -59,16 +60,16 @@ class Search:
     def listed(self, folder: Path, pattern: str) -> list[Path]:
         """What in ``folder`` matches ``pattern``."""
         self.watched.append(folder)
-        return sorted(folder.glob(pattern))
+        return listed(folder, pattern)
 
     def named(self, path: Path, found_via: str) -> Iterator[Finding]:
         """What the user named, a folder or a program in it: a miss is worth a word."""
         self.watched.append(path)
-        root = self.around(path) if path.is_file() else path
+        root = self.around(path) if is_file(path) else path
         if root is not None and self.root(root):
             yield Hit(root, found_via, named=True)
         else:
-            missing = f"there is no {HEADER} {'above' if path.is_file() else 'in'} it"
+            missing = f"there is no {HEADER} {'above' if is_file(path) else 'in'} it"
             hint = f"name the folder that holds {HEADER}; or {facts()['rocm']['headers']}"
             yield Rejected(path, found_via, missing, hint)
 

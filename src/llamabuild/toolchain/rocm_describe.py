@@ -10,6 +10,7 @@ from typing import Any
 
 from llamabuild import run
 from llamabuild.arch import HipTarget, hip_target, known_hip, sorted_targets
+from llamabuild.looking import is_file
 from llamabuild.memo import Memo
 from llamabuild.toolchain.environment import hip_environment
 from llamabuild.toolchain.facts import FACTS, facts
@@ -82,7 +83,7 @@ def describe(
     for clang in compilers:
         places = _device_libraries(root, clang, environ, machine, memo)
         watched += places
-        for libraries in (place for place in places if (place / "ockl.bc").is_file()):
+        for libraries in (place for place in places if is_file(place / "ockl.bc")):
             try:
                 answer = _answer(clang, root, libraries, environ, memo, watched)
             except Unusable as found:
@@ -114,7 +115,7 @@ def _compilers(root: Path) -> Iterator[Path]:
     debian = sorted(root.glob("lib/llvm-*/bin/clang++"), key=lambda path: (len(str(path)), path))
     # /usr/bin/clang++ is whichever version is the default, not the one that HIP was made with.
     ordered = [*debian, *places] if debian else places
-    yield from (path for path in ordered if path.is_file())
+    yield from (path for path in ordered if is_file(path))
 
 
 def _device_libraries(
@@ -170,7 +171,7 @@ def _ask(clang: Path, root: Path, libraries: Path, environ: Mapping[str, str]) -
     )
     if version is None or not processors:
         return {"problem": (f"{clang} does not compile for AMD GPUs", install["clang"])}
-    if not Path(bundler).is_file():
+    if not is_file(Path(bundler)):
         return {"problem": (f"{clang} has no clang-offload-bundler", install["clang"])}
     targets, without = _targets(processors, libraries)
     if not targets:
@@ -266,7 +267,7 @@ def _hipblas(root: Path, folders: list[Path]) -> Hipblas | None:
     include = root / "include"
     headers = [include / "hipblas/hipblas.h", include / "rocblas/rocblas.h"]
     libraries = [_first(name, folders) for name in ("libhipblas.so", "librocblas.so")]
-    if not all(header.is_file() for header in headers) or None in libraries:
+    if not all(is_file(header) for header in headers) or None in libraries:
         return None
     return Hipblas(include, tuple(library for library in libraries if library is not None))
 
@@ -277,10 +278,10 @@ def _digest(libraries: Path) -> str:
 
     digest = hashlib.sha256()
     for name in ("ockl.bc", "ocml.bc"):
-        if (libraries / name).is_file():
+        if is_file(libraries / name):
             digest.update((libraries / name).read_bytes())
     return digest.hexdigest()[:12]
 
 
 def _first(name: str, folders: list[Path]) -> Path | None:
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+    return next((folder / name for folder in folders if is_file(folder / name)), None)
