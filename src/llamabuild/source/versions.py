@@ -83,11 +83,6 @@ def _refs(git: Path) -> dict[str, str]:
     return refs
 
 
-def _join(parts: dict[str, str]) -> str | None:
-    names = ("MAJOR", "MINOR", "PATCH")
-    return ".".join(parts[name] for name in names) if parts.keys() >= set(names) else None
-
-
 def _search(pattern: re.Pattern[str], path: Path) -> str | None:
     found = pattern.search(_text(path))
     return found[1] if found else None
