@@ -352,9 +352,11 @@ def test_modules_multiply_on_the_gpu(
 ) -> None:
     need(detect_nvidia(ENVIRON).gpus, "a GPU")
     given = [entry.rpartition("=") for entry in MODULES]
-    modules = [(Path(path), described(spec, shelf)) for spec, _, path in given] or [
-        request.getfixturevalue("classic_module")
-    ]
+    modules = [(Path(path), described(spec, shelf)) for spec, _, path in given]
+    if not modules:
+        source, spec = request.getfixturevalue("named")[0]
+        (built,) = llamabuild.build("native", spec, cache_dir=str(shelf / "cache"))
+        modules = [(built.path, source)]
     for path, source in modules:
         verdict = verify(path, source=source, environ=ENVIRON)
         assert verdict.passed, f"{verdict.error}\n{verdict.rows}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,9 @@ from typing import Any
 
 from llamabuild import deliver, inspect
 from llamabuild.deliver import embed
+from llamabuild.deliver.places import canonical
 from llamabuild.deliver.survey import Found, Seen, survey
-from llamabuild.errors import LlamabuildError
+from llamabuild.errors import LlamabuildError, UsageError
 from llamabuild.inspect.report import relevant
 from llamabuild.pipeline.delivery import Card, cards, open_backups
 from llamabuild.pipeline.fitness import misfit
@@ -64,7 +66,15 @@ class Standing:
 
 
 def status(job: Job, paths: Sequence[Path]) -> tuple[Standing, ...]:
-    """Look at ``paths``, or where llamafiles and their modules usually are."""
+    """Look at ``paths``, or where llamafiles and their modules usually are.
+
+    :raises UsageError: a path leads nowhere, or the release that the user names is none.
+    """
+    for path in paths:
+        if not os.path.lexists(job.cwd / path):
+            raise UsageError(f"{path} does not exist", hint="name a llamafile, or its folder")
+    if job.request.llamafile_version is not None:
+        canonical(job.request.llamafile_version)
     known = {
         entry.artifact.manifest["sha256"]: entry.artifact.manifest["size_bytes"]
         for entry in job.store.entries(job.notify)

@@ -501,6 +501,10 @@ class TestStatus:
         monkeypatch.setattr("llamabuild.inspect.read_module", damaged)
         assert "cannot be read: it is damaged" in say("status", path).out
 
+    def test_of_what_is_not_there(self, world: World, say: Say) -> None:
+        assert say("status", world.folder / "nosuch").code == 2
+        assert say("status", "--llamafile-version", "new").code == 2
+
     def test_of_an_empty_machine(self, say: Say) -> None:
         said = say("status")
         assert (said.code, said.out) == (0, "")
