@@ -417,7 +417,7 @@ def test_the_cache_is_listed_found_checked_and_cleared(command: Run) -> None:
     assert command("cache", "prune", "--older-than", "1d")[1].startswith("0 modules removed")
     assert command("cache", "prune")[0] == 2
     assert command("cache", "prune", "--max-size", "lots")[0] == 2
-    assert command("cache", "prune", "--max-size", "0")[1].startswith("1 modules removed")
+    assert command("cache", "prune", "--max-size", "0")[1].startswith("1 module removed")
     assert command("cache", "clear")[1].startswith("0 modules removed")
     assert command("cache", "path", "abc")[0] == 8
 
@@ -455,7 +455,7 @@ def test_inspect(
     kernels = json.loads(command("inspect", path, "--kernels", "kernel2", "--json")[1])["kernels"]
     assert kernels == [{"name": "kernel2", "traps": {"60-real": "none"}}]
     _, out, err = command("inspect", path, "--kernels", "nothing")
-    assert (out, err) == ("", "no kernel's name holds nothing\n")
+    assert (out, err) == ("", "no kernel's name holds 'nothing'\n")
     document = json.loads(command("inspect", path, "--json")[1])
     (card,) = [row for row in document["coverage"] if row["gpu"].endswith("GTX 1080")]
     assert (card["runs"], card["trapped"]) == ("older", 2)
