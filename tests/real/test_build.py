@@ -113,7 +113,7 @@ def test_the_same_plan_gives_the_same_bytes_anywhere(
     toolkit: Toolkit, source: Path, tmp_path: Path
 ) -> None:
     digests, keys = set(), set()
-    for name, origin in (("one", CLASSIC), ('an "other" $cache', source)):
+    for name, origin in (("one", CLASSIC), ('an "other\\; $cache', source)):
         (artifact,) = document(
             *("--source", origin, "--arch", str(toolkit.real[0])), cache=tmp_path / name
         )["artifacts"]

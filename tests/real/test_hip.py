@@ -92,7 +92,7 @@ def test_a_classic_source_and_the_same_command_again(rocm: Rocm, tmp_path: Path)
 def test_the_same_plan_gives_the_same_bytes_anywhere(rocm: Rocm, tmp_path: Path) -> None:
     del rocm
     digests = set()
-    for name in ("one", 'an "other" $cache'):
+    for name in ("one", 'an "other\\; $cache'):
         shutil.copytree(CLASSIC, tmp_path / name / "sources")
         (built,) = llamabuild.build(
             "gfx1030",

@@ -21,7 +21,11 @@ from llamabuild.toolchain import Rocm, compiler_environment, hip_environment
 
 __all__ = ["compile_plan"]
 
-_PLAIN = re.compile(r"[\w/.+:\\-]+", re.ASCII)
+#: nvcc hands some of a foreign project's arguments to a shell, unquoted: a folder to try such a
+#: project in has nothing but these in its name.
+_PLAIN = re.compile(r"[\w/.+:-]+", re.ASCII)
+#: CMake's own trials of a compiler fail where its folder's name has one of these.
+_NOT_FOR_CMAKE = re.compile(r'[;"\\\n\r]')
 
 
 def compile_plan(plan: Plan, folder: Path, tools: Tools, log: TextIO, notify: Listener) -> Path:
@@ -34,12 +38,16 @@ def compile_plan(plan: Plan, folder: Path, tools: Tools, log: TextIO, notify: Li
     :raises StoreError: a compiler found the disk full.
     :raises OSError: the folder cannot be written, or the source is gone.
     """
-    if plan.flavor == "backend-dl" and not _PLAIN.fullmatch(str(folder)):
-        # nvcc hands some of a foreign project's arguments to a shell, unquoted.
+    if _is_hard(folder.as_posix(), foreign=plan.flavor == "backend-dl"):
         with tempfile.TemporaryDirectory(prefix="llamabuild-") as elsewhere:
             module = _compile_in(Path(elsewhere), plan, tools, log, notify)
             return Path(shutil.move(module, folder / plan.module))
     return _compile_in(folder, plan, tools, log, notify)
+
+
+def _is_hard(folder: str, *, foreign: bool) -> bool:
+    """Whether compilers stumble over the name of a folder."""
+    return bool(_NOT_FOR_CMAKE.search(folder)) or (foreign and not _PLAIN.fullmatch(folder))
 
 
 def _compile_in(folder: Path, plan: Plan, tools: Tools, log: TextIO, notify: Listener) -> Path:

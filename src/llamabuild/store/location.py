@@ -13,9 +13,6 @@ from llamabuild.events import Listener, Note, silent
 
 __all__ = ["cache_root", "intended_root"]
 
-#: A semicolon parts CMake's lists; quotes, backslashes and line ends its texts.
-_NOT_FOR_CMAKE = ';"\n\r' if sys.platform == "win32" else ';"\\\n\r'
-
 
 def cache_root(option: str | None, environ: Mapping[str, str], notify: Listener = silent) -> Path:
     """Return the cache folder as an absolute path.
@@ -25,15 +22,14 @@ def cache_root(option: str | None, environ: Mapping[str, str], notify: Listener 
     home) it is a folder of this user below the folder for temporary files, and ``notify`` is told.
     A folder that was asked for by name is never replaced by another.
 
-    :raises StoreError: there is not even a folder for temporary files, or the folder's name holds
-        what CMake cannot take.
+    :raises StoreError: there is not even a folder for temporary files.
     """
     chosen = _chosen(option, environ)
     if chosen is not None:
-        return _usable(chosen)
+        return chosen
     home = _platform_folder(environ)
     if home is not None and _can_write(home):
-        return _usable(home)
+        return home
     fallback = _temporary_folder()
     reason = f"{home} cannot be written" if home is not None else "there is no home folder"
     notify(
@@ -43,17 +39,6 @@ def cache_root(option: str | None, environ: Mapping[str, str], notify: Listener 
         )
     )
     return fallback
-
-
-def _usable(folder: Path) -> Path:
-    """Refuse a folder in which no build would succeed, before one is tried there."""
-    bad = next((letter for letter in str(folder) if letter in _NOT_FOR_CMAKE), None)
-    if bad is not None:
-        raise StoreError(
-            f"the cache folder's name, {str(folder)!r}, holds {bad!r}, which CMake cannot take",
-            hint="name another folder with --cache-dir",
-        )
-    return folder
 
 
 def intended_root(option: str | None, environ: Mapping[str, str]) -> Path | None:
