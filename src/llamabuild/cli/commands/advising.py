@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llamabuild import pipeline
 from llamabuild.advise import Advice, ModelAdvice, TypeAdvice
 from llamabuild.advise.facts import facts
 from llamabuild.arch import CudaArch
@@ -27,7 +26,7 @@ def advise(call: Call) -> int:
     path = None if model is None else Path(model)
     given = advising.advice(request.gpus, path, request.context, call.environ)
     if request.measure:
-        job = pipeline.start(request, call.environ, Path.cwd(), call.renderer)
+        job = call.start()
         given = tuple(advising.measured(job, one) for one in given)
         call.renderer.close()
     if request.json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from llamabuild import pipeline, replay
 from llamabuild.cli.commands.call import Call, document, say, show
@@ -17,7 +16,7 @@ __all__ = ["build", "plan"]
 def build(call: Call) -> int:
     if call.request.dry_run:
         return plan(call)
-    job = pipeline.plan(_start(call))
+    job = pipeline.plan(call.start())
     notes = "".join(call.renderer.shown)  # what follows is about this run, not about the answer
     results = pipeline.build(job)
     say(call, _built_text(results))
@@ -44,7 +43,7 @@ def _built_text(results: Iterable[pipeline.Built]) -> str:
 
 
 def plan(call: Call) -> int:
-    plans = pipeline.plan(_start(call)).plans
+    plans = pipeline.plan(call.start()).plans
     if call.request.json:
         show(document({"plans": [plan.describe() for plan in plans]}))
         return 0
@@ -70,10 +69,6 @@ def _planned_text(plan: Plan) -> str:
         "key": plan.key,
     }
     return "".join(f"{name + ':':10}{text}\n" for name, text in rows.items() if text)
-
-
-def _start(call: Call) -> pipeline.Job:
-    return pipeline.start(call.request, call.environ, Path.cwd(), call.renderer)
 
 
 def _remember(call: Call, job: pipeline.Job, results: Sequence[pipeline.Built], notes: str) -> None:

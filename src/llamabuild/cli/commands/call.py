@@ -8,12 +8,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamabuild.cli.render import Renderer
 from llamabuild.errors import LlamabuildError, StoreError
 from llamabuild.replay import Recorded
 from llamabuild.settings import ARGUMENTS, Request
+
+if TYPE_CHECKING:
+    from llamabuild.pipeline import Job
 
 __all__ = [
     "ARGUMENT_NAMES",
@@ -41,6 +44,12 @@ class Call:
     arguments: Mapping[str, Any]
     environ: Recorded
     renderer: Renderer
+
+    def start(self) -> Job:
+        """Make a job of the request, here and now."""
+        from llamabuild import pipeline
+
+        return pipeline.start(self.request, self.environ, Path.cwd(), self.renderer)
 
 
 def document(fields: Mapping[str, Any]) -> str:

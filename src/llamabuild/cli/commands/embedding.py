@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llamabuild import pipeline
 from llamabuild.cli.commands.call import Call, document, say, show
 from llamabuild.errors import UsageError
 from llamabuild.pipeline.embedding import Embedded
@@ -15,7 +14,7 @@ __all__ = ["embed"]
 def embed(call: Call) -> int:
     from llamabuild.pipeline import embedding
 
-    job = pipeline.start(call.request, call.environ, Path.cwd(), call.renderer)
+    job = call.start()
     named, module = Path(call.arguments["llamafile"]), call.arguments["module"]
     if call.request.remove:
         done = embedding.remove_module(job, named, module)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from llamabuild import pipeline
 from llamabuild.cli.commands.call import Call, document, say, show
@@ -28,7 +27,7 @@ def env(call: Call) -> int:
 
 def settings_for(call: Call, named: str | None) -> pipeline.Environment:
     """Find the settings for a module, which is named as a file or by its key."""
-    job = pipeline.start(call.request, call.environ, Path.cwd(), call.renderer)
+    job = call.start()
     module = pipeline.module_to_try(job, named) if named else None
     return pipeline.environment(module, call.request.backend, dict(call.environ))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llamabuild import pipeline
 from llamabuild.cli.commands.call import Call, document, say, show
 from llamabuild.pipeline.delivery import Installed
 
@@ -14,7 +13,7 @@ __all__ = ["install"]
 def install(call: Call) -> int:
     from llamabuild.pipeline import delivery
 
-    job = pipeline.start(call.request, call.environ, Path.cwd(), call.renderer)
+    job = call.start()
     done = delivery.install_module(job, Path(call.arguments["llamafile"]))
     call.renderer.close()
     if call.request.json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llamabuild import pipeline
 from llamabuild.cli.commands.call import Call, document, say, show, table
 
 __all__ = ["rollback"]
@@ -13,7 +12,7 @@ __all__ = ["rollback"]
 def rollback(call: Call) -> int:
     from llamabuild.pipeline import returning
 
-    job = pipeline.start(call.request, call.environ, Path.cwd(), call.renderer)
+    job = call.start()
     named = Path(call.arguments["llamafile"])
     if call.request.list_changes:
         rows = returning.changes(job, named)

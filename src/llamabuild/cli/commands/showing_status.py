@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llamabuild import pipeline
 from llamabuild.cli.commands.call import Call, document, say, show
 from llamabuild.cli.render import size
 from llamabuild.pipeline.overview import Row, Standing
@@ -17,7 +16,7 @@ _WHOSE = {"ours": "put there by llamabuild", "shipped": "shipped", "unknown": "o
 def status(call: Call) -> int:
     from llamabuild.pipeline import overview
 
-    job = pipeline.start(call.request, call.environ, Path.cwd(), call.renderer)
+    job = call.start()
     found = overview.status(job, [Path(path) for path in call.arguments["paths"] or ()])
     call.renderer.close()
     if call.request.json:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from llamabuild import pipeline
 from llamabuild.cli.commands.call import Call, complain, document, say, show, table
 from llamabuild.errors import UsageError
@@ -16,7 +14,7 @@ def verify(call: Call) -> int:
     from llamabuild import verify
 
     request = call.request
-    job = pipeline.start(request, call.environ, Path.cwd(), call.renderer)
+    job = call.start()
     module = pipeline.module_to_try(job, call.arguments["module"], request.device)
     verdict = verify.verify(
         module,
@@ -39,7 +37,7 @@ def bench(call: Call) -> int:
     from llamabuild import verify
 
     request = call.request
-    job = pipeline.start(request, call.environ, Path.cwd(), call.renderer)
+    job = call.start()
     timings = verify.bench(
         pipeline.module_to_try(job, call.arguments["module"], request.device),
         device=request.device,
