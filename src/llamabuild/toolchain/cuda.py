@@ -8,7 +8,6 @@ the same toolkit found in several ways is listed once, as its first finder names
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import TypeAlias
 from llamabuild.errors import ToolchainError
 from llamabuild.looking import is_file, is_folder, listed
 from llamabuild.memo import Memo
+from llamabuild.toolchain.asked import folder_or_version, not_used, nothing_fits, of_version
 from llamabuild.toolchain.describe import describe
 from llamabuild.toolchain.facts import numbers
 from llamabuild.toolchain.layout import Layout, real_home
@@ -205,23 +205,20 @@ def find_cuda(
             "already, so there is no module to build",
             hint="run the llamafile as it is",
         )
-    version = explicit if explicit and re.fullmatch(r"\d+(\.\d+)*", explicit) else None
+    folder, version = folder_or_version(explicit)
     search = Search(
         environ,
-        Path(explicit).expanduser().absolute() if explicit and not version else None,
+        folder,
         machine,
         [Path(folder) for folder in (sys.path if python_path is None else python_path) if folder],
     )
     toolkits, rejected = _describe_all(search, memo)
     if version:
-        rejected += [
-            Rejected(toolkit.root, toolkit.found_via, f"is {toolkit.version}, not {version}")
-            for toolkit in toolkits
-            if not _is_version(toolkit, version)
-        ]
-        toolkits = [toolkit for toolkit in toolkits if _is_version(toolkit, version)]
+        toolkits, others = of_version(toolkits, version)
+        rejected += others
     if explicit and not toolkits:
-        raise _nothing_fits(explicit, rejected)
+        otherwise = "leave --toolkit out to use any toolkit that is installed"
+        raise nothing_fits("CUDA toolkit", explicit, rejected, otherwise=otherwise)
     return ToolkitSearch(
         toolkits=tuple(sorted(toolkits, key=_rank)),
         rejected=tuple(rejected),
@@ -268,27 +265,8 @@ def _rank(toolkit: Toolkit) -> tuple[bool, tuple[int, ...]]:
     return (bool(toolkit.known_problems), tuple(-number for number in numbers(toolkit.version)))
 
 
-def _is_version(toolkit: Toolkit, version: str) -> bool:
-    wanted = numbers(version)
-    return numbers(toolkit.version)[: len(wanted)] == wanted
-
-
-def _nothing_fits(explicit: str, rejected: Sequence[Rejected]) -> ToolchainError:
-    reasons = "".join(f"\n  {entry}" for entry in rejected)
-    hints = [entry.hint for entry in rejected if entry.hint]
-    return ToolchainError(
-        f"no CUDA toolkit fits --toolkit {explicit}{':' if reasons else ''}{reasons}",
-        hint=hints[0] if hints else "leave --toolkit out to use any toolkit that is installed",
-    )
-
-
 def _warnings(environ: Mapping[str, str], rejected: Sequence[Rejected]) -> tuple[str, ...]:
-    named = ("CUDACXX", "NVCC", "CUDA_HOME", "CUDA_PATH")
-    warnings = [
-        f"{entry.found_via} names {entry.path}, which is not used: {entry.reason}"
-        for entry in rejected
-        if entry.found_via in named
-    ]
+    warnings = not_used(rejected, ("CUDACXX", "NVCC", "CUDA_HOME", "CUDA_PATH"))
     home, path = environ.get("CUDA_HOME"), environ.get("CUDA_PATH")
     if home and path and os.path.realpath(home) != os.path.realpath(path):
         warnings.insert(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from llamabuild.arch import CudaArch, CudaRange, compilers, describe
 from llamabuild.errors import ToolchainError
+from llamabuild.toolchain.asked import overruled
 from llamabuild.toolchain.facts import facts, numbers
 from llamabuild.toolchain.model import Choice, Rejected, Toolkit, ToolkitSearch
 
@@ -28,7 +29,7 @@ def choose(search: ToolkitSearch, needed: Sequence[CudaArch], *, cublas: bool) -
             return Choice(
                 toolkit,
                 tuple(passed_over),
-                (*_overruled(toolkit, passed_over, search), *toolkit.known_problems),
+                (*overruled(toolkit, passed_over, search.toolkits), *toolkit.known_problems),
             )
         passed_over.append(Rejected(toolkit.root, toolkit.found_via, reason))
     raise _error(search, needed, cublas=cublas)
@@ -42,18 +43,6 @@ def _shortcoming(toolkit: Toolkit, needed: Iterable[CudaArch], *, cublas: bool) 
     if cublas and toolkit.cublas is None:
         return f"CUDA {toolkit.version} is installed without cuBLAS, which this source needs"
     return ""
-
-
-def _overruled(
-    chosen: Toolkit, passed_over: Iterable[Rejected], search: ToolkitSearch
-) -> tuple[str, ...]:
-    """A word for every toolkit that the user named and did not get."""
-    named = {toolkit.root for toolkit in search.toolkits if toolkit.named}
-    return tuple(
-        f"{entry.found_via} names {entry.path}, but {entry.reason}; using {chosen.label} instead"
-        for entry in passed_over
-        if entry.path in named
-    )
 
 
 def _error(search: ToolkitSearch, needed: Sequence[CudaArch], *, cublas: bool) -> ToolchainError:

@@ -8,7 +8,6 @@ files only and yields folders that hold ``include/hip/hip_runtime.h``. Each is t
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import TypeAlias
 from llamabuild.errors import ToolchainError
 from llamabuild.looking import is_file, listed
 from llamabuild.memo import Memo
+from llamabuild.toolchain.asked import folder_or_version, not_used, nothing_fits, of_version
 from llamabuild.toolchain.facts import facts, numbers
 from llamabuild.toolchain.model import Machine, Rejected, Rocm, RocmSearch
 from llamabuild.toolchain.programs import Unusable, on_path
@@ -164,38 +164,24 @@ def find_rocm(
             hint="build on Linux, for example in a container with ROCm; or take the ggml-rocm "
             "that is inside the llamafile",
         )
-    version = explicit if explicit and re.fullmatch(r"\d+(\.\d+)*", explicit) else None
+    folder, version = folder_or_version(explicit)
     search = Search(
         environ,
-        Path(explicit).expanduser().absolute() if explicit and not version else None,
+        folder,
         machine,
         [Path(folder) for folder in (sys.path if python_path is None else python_path) if folder],
     )
     found, rejected = _describe_all(search, memo)
     if version:
-        wanted = numbers(version)
-        fitting = [one for one in found if numbers(one.version)[: len(wanted)] == wanted]
-        rejected += [
-            Rejected(one.root, one.found_via, f"is {one.version}, not {version}")
-            for one in found
-            if one not in fitting
-        ]
-        found = fitting
+        found, others = of_version(found, version)
+        rejected += others
     if explicit and not found:
-        reasons = "".join(f"\n  {entry}" for entry in rejected)
-        raise ToolchainError(
-            f"no ROCm fits --toolkit {explicit}{':' if reasons else ''}{reasons}",
-            hint=next((entry.hint for entry in rejected if entry.hint), "")
-            or "leave --toolkit out to use any ROCm that is installed",
-        )
+        otherwise = "leave --toolkit out to use any ROCm that is installed"
+        raise nothing_fits("ROCm", explicit, rejected, otherwise=otherwise)
     return RocmSearch(
         toolkits=tuple(sorted(found, key=_rank)),
         rejected=tuple(rejected),
-        warnings=tuple(
-            f"{entry.found_via} names {entry.path}, which is not used: {entry.reason}"
-            for entry in rejected
-            if entry.found_via in {"ROCM_PATH", "HIP_PATH"}
-        ),
+        warnings=tuple(not_used(rejected, ("ROCM_PATH", "HIP_PATH"))),
         watched=tuple(dict.fromkeys(search.watched)),
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from llamabuild.arch import HipTarget, override_for
 from llamabuild.errors import ToolchainError
+from llamabuild.toolchain.asked import overruled
 from llamabuild.toolchain.facts import facts, numbers
 from llamabuild.toolchain.model import Rejected, Rocm, RocmSearch
 
@@ -47,7 +48,9 @@ def choose_rocm(search: RocmSearch, targets: Sequence[HipTarget], needs: RocmNee
     for rocm in search.toolkits:
         reason, hint = _shortcoming(rocm, targets, needs)
         if not reason:
-            return RocmChoice(rocm, tuple(passed_over), _overruled(rocm, passed_over, search))
+            return RocmChoice(
+                rocm, tuple(passed_over), overruled(rocm, passed_over, search.toolkits)
+            )
         passed_over.append(Rejected(rocm.root, rocm.found_via, reason, hint))
         hints.append(hint)
     if not search.toolkits:
@@ -100,15 +103,3 @@ def _unknown_to(rocm: Rocm, unknown: Sequence[HipTarget]) -> tuple[str, str]:
         reason += f": its clang knows {known}, its device libraries do not"
     newer = f"install a newer ROCm: {facts()['rocm']['newer']}"
     return reason, "; or ".join([*ways, newer])
-
-
-def _overruled(
-    chosen: Rocm, passed_over: Iterable[Rejected], search: RocmSearch
-) -> tuple[str, ...]:
-    """A word for every ROCm that the user named and did not get."""
-    named = {rocm.root for rocm in search.toolkits if rocm.named}
-    return tuple(
-        f"{entry.found_via} names {entry.path}, but {entry.reason}; using {chosen.label} instead"
-        for entry in passed_over
-        if entry.path in named
-    )
