@@ -13,7 +13,7 @@ import llamabuild
 PACKAGE = Path(llamabuild.__file__).parent
 
 LAYERS = (
-    {"errors", "events", "run", "memo", "locks", "looking"},
+    {"errors", "events", "run", "memo", "locks", "looking", "shipped"},
     {"settings", "arch"},
     {"probe", "toolchain", "source"},
     {"planning"},

@@ -13,19 +13,10 @@ from llamabuild.engine.cmake import Project
 from llamabuild.events import Listener
 from llamabuild.planning import Plan
 from llamabuild.probe import HostLimits
+from llamabuild.shipped import shipped
 from llamabuild.toolchain import BuildTools
 
 __all__ = ["Site", "Tools"]
-
-#: Our CMake projects: beside the package in a wheel, at the top of a checkout.
-_PROJECTS = next(
-    folder
-    for folder in (
-        Path(__file__).parents[1] / "data" / "cmake",
-        Path(__file__).parents[3] / "cmake",
-    )
-    if folder.is_dir()
-)
 
 
 @dataclass(frozen=True)
@@ -60,7 +51,7 @@ class Site:
     def project(self, name: str) -> Project:
         """One of our CMake projects, to be built in this site."""
         return Project(
-            _PROJECTS / name,
+            shipped("cmake") / name,
             self.folder / "build",
             cmake=self.tools.build.cmake,
             ninja=self.tools.build.ninja,

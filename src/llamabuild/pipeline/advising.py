@@ -15,6 +15,7 @@ from llamabuild.errors import ArchitectureError
 from llamabuild.pipeline.building import build, gpu_architecture
 from llamabuild.pipeline.stages import Job, detect, plan
 from llamabuild.probe import Detection, Gpu
+from llamabuild.source.bundled import BUNDLED
 from llamabuild.verify import Timings
 
 __all__ = ["Advised", "Measured", "advice", "cards_here", "measured", "named_card"]
@@ -94,7 +95,7 @@ def _types_to_time(advice: Advice) -> list[str]:
 
 
 def _time(job: Job, arch: str, device: int, kinds: Sequence[str], *, force_mmq: bool) -> Timings:
-    request = replace(job.request, source="bundled", arch=arch, force_mmq=force_mmq)
+    request = replace(job.request, source=BUNDLED, arch=arch, force_mmq=force_mmq)
     (built,) = build(plan(replace(job, request=request)))
     return verify.bench(
         built.path,

@@ -12,10 +12,9 @@ from llamabuild.events import Note
 from llamabuild.pipeline.building import build
 from llamabuild.pipeline.stages import Job, open_source, plan
 from llamabuild.source import SourceTree
+from llamabuild.source.bundled import BUNDLED
 
 __all__ = ["module_to_try", "source_to_try"]
-
-BUNDLED = "bundled"
 
 
 def module_to_try(job: Job, named: str | None, device: int = 0) -> Path:

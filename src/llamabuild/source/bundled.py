@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from llamabuild import __version__
+from llamabuild.shipped import shipped
 from llamabuild.source import digest, scan
 from llamabuild.source.model import SourceTree
 
@@ -14,15 +15,7 @@ __all__ = ["BUNDLED", "ROOT", "describe"]
 #: How a user names this source.
 BUNDLED = "bundled"
 
-#: Beside the package in a wheel, at the top of a checkout.
-ROOT = next(
-    folder
-    for folder in (
-        Path(__file__).parents[1] / "data" / "kernels",
-        Path(__file__).parents[3] / "kernels",
-    )
-    if folder.is_dir()
-)
+ROOT = shipped("kernels")
 _HEADER = "include/llamabuild_kernels.h"
 _FUNCTION = re.compile(rb"^LLAMABUILD_API\b[^;(]*?\b(llamabuild_\w+)\(", re.MULTILINE)
 
