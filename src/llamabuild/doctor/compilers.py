@@ -11,7 +11,7 @@ from llamabuild.doctor.model import Line
 from llamabuild.doctor.surroundings import Surroundings
 from llamabuild.errors import ToolchainError
 from llamabuild.memo import Memo
-from llamabuild.toolchain import Toolkit
+from llamabuild.toolchain import RocmSearch, Toolkit, ToolkitSearch
 
 __all__ = ["build_tools", "host_compilers", "launchers", "rocms", "toolkits", "variables"]
 
@@ -29,12 +29,7 @@ def toolkits(here: Surroundings) -> Iterator[Line]:
         for problem in toolkit.known_problems:
             what, _, cure = problem.partition("; ")
             yield Line("trouble", f"{toolkit.label}: {what}", cure)
-    for rejected in search.rejected:
-        serious = not search.toolkits or rejected.found_via in _NAMED
-        yield Line("trouble" if serious else "note", f"not used: {rejected}", rejected.hint)
-    for warning in search.warnings:
-        if not any(rejected.reason in warning for rejected in search.rejected):
-            yield Line("note", warning, "unset the one that is not meant")
+    yield from _turned_down(search)
     amd_only = here.amd.gpus and not here.nvidia.gpus
     if not search.toolkits and not amd_only:
         try:
@@ -61,8 +56,12 @@ def rocms(here: Surroundings) -> Iterator[Line]:
             f"{rocm.label}, by {rocm.found_via}: compiles {len(rocm.targets)} targets with clang "
             f"{rocm.llvm}, {blas}",
         )
-    if not here.amd.gpus:
-        return
+    if here.amd.gpus:
+        yield from _turned_down(search)
+
+
+def _turned_down(search: ToolkitSearch | RocmSearch) -> Iterator[Line]:
+    """What a search did not take, and what else it noticed."""
     for rejected in search.rejected:
         serious = not search.toolkits or rejected.found_via in _NAMED
         yield Line("trouble" if serious else "note", f"not used: {rejected}", rejected.hint)
