@@ -21,7 +21,7 @@ from llamabuild.events import Note
 from llamabuild.inspect import Module
 from llamabuild.memo import identity
 from llamabuild.pipeline.building import build, gpu_architecture
-from llamabuild.pipeline.fitness import fits, refuse_unfit, sources_of
+from llamabuild.pipeline.fitness import fits, refuse_unfit, refuse_unserving, sources_of
 from llamabuild.pipeline.stages import Job, detect, open_source, plan
 from llamabuild.pipeline.trying import module_to_try
 
@@ -190,8 +190,10 @@ def _module(
     # Refused places are told before anything is compiled.
     _delivery(job, llamafile, Path(), _expected(job, wanted))
     job = plan(replace(job, request=replace(request, **chosen)))
+    (made,) = job.plans
+    for card in _of(job, wanted, _expected(job, wanted)):
+        refuse_unserving(made.archs, card.name, card.arch)
     if request.dry_run:
-        (made,) = job.plans
         artifact = job.store.lookup(made.key, job.notify)
         return job, artifact.path if artifact else None
     (built,) = build(job)

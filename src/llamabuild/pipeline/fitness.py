@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Iterable
 
 from llamabuild import deliver, inspect
+from llamabuild.arch import CudaArch, HipTarget
 from llamabuild.deliver.places import canonical, loader_of
 from llamabuild.errors import DeliveryError, ModuleRejectedError
 from llamabuild.inspect import Coverage, Module
 from llamabuild.inspect.hosts import flavor
+from llamabuild.pipeline.serving import serves
 from llamabuild.source.loaders import loaders
 from llamabuild.store import Store
 
-__all__ = ["fits", "misfit", "refuse_unfit", "sources_of"]
+__all__ = ["fits", "misfit", "refuse_unfit", "refuse_unserving", "sources_of"]
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _FORMATS = {"windows": "pe"}
+_NOTHING_RUNS = "nothing runs: there is no code for it"
 
 
 def fits(module: Module, version: str, *, embed: bool, made_of: str | None) -> tuple[str, ...]:
@@ -47,6 +51,17 @@ def sources_of(module: Module, store: Store) -> str | None:
     return None
 
 
+def refuse_unserving(planned: Iterable[CudaArch | HipTarget], name: str, architecture: str) -> None:
+    """Refuse, before it is built, a module of which nothing would run on a GPU.
+
+    Which kernels would give up there, only the finished module tells: :func:`refuse_unfit`.
+
+    :raises ModuleRejectedError: in the same words.
+    """
+    if not serves(planned, architecture):
+        raise _rejected(name, architecture, _NOTHING_RUNS)
+
+
 def refuse_unfit(module: Module, name: str, architecture: str) -> None:
     """Refuse a module that does not do all its work on a GPU.
 
@@ -54,11 +69,7 @@ def refuse_unfit(module: Module, name: str, architecture: str) -> None:
     """
     reason = misfit(inspect.coverage(module, architecture))
     if reason:
-        raise ModuleRejectedError(
-            f"on {name} ({architecture}), {reason}; nothing was installed",
-            hint=f"build it for {architecture}: leave --module and --arch out, or --arch "
-            f"{architecture}",
-        )
+        raise _rejected(name, architecture, reason)
 
 
 def misfit(coverage: Coverage) -> str:
@@ -66,7 +77,7 @@ def misfit(coverage: Coverage) -> str:
     if coverage.healthy:
         return ""
     if coverage.runs == "no":
-        return "nothing runs: there is no code for it"
+        return _NOTHING_RUNS
     taken = ", ".join(coverage.entries)
     if coverage.trapped:
         return (
@@ -76,6 +87,14 @@ def misfit(coverage: Coverage) -> str:
     if coverage.missing:
         return f"{len(coverage.missing)} kernels are missing in the code for {taken}"
     return f"nobody can tell which kernels give up in the code for {taken}"
+
+
+def _rejected(name: str, architecture: str, reason: str) -> ModuleRejectedError:
+    return ModuleRejectedError(
+        f"on {name} ({architecture}), {reason}; nothing was installed",
+        hint=f"build it for {architecture}: leave --module and --arch out, or --arch "
+        f"{architecture}",
+    )
 
 
 def _unfit(module: Module, version: str, *, embed: bool) -> str:

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from llamabuild.arch import CudaArch
+from llamabuild.arch import CudaArch, HipTarget
 from llamabuild.errors import ModuleRejectedError
 from llamabuild.events import Note
-from llamabuild.inspect import Coverage, Module, coverage
+from llamabuild.inspect import Coverage, Entry, Module, coverage
+from llamabuild.inspect.coverage import pick
 from llamabuild.probe import Gpu
 
-__all__ = ["gpus_here", "require"]
+__all__ = ["gpus_here", "require", "serves"]
+
+
+def serves(planned: Iterable[CudaArch | HipTarget], architecture: str) -> bool:
+    """Whether anything in a module that is made for ``planned`` will run on a GPU."""
+    return pick(map(_code, planned), architecture)[0] != "no"
+
+
+def _code(planned: CudaArch | HipTarget) -> Entry:
+    """What a module will hold for an architecture; what is in it, nobody knows yet."""
+    if isinstance(planned, HipTarget):
+        return Entry("gcn", str(planned), 0, 0, None)
+    return Entry("ptx" if planned.virtual else "sass", planned.name, 0, 0, None)
 
 
 def require(wanted: Mapping[str, str], modules: Sequence[Module]) -> None:

@@ -14,6 +14,7 @@ from tests.unit.deliver.world import CRC, CUDA, OURS, SHIPPED, World, classic, p
 from tests.unit.source.conftest import zipped
 
 from llamabuild import deliver, source
+from llamabuild.arch import CudaArch, hip_target
 from llamabuild.cli.main import main
 from llamabuild.errors import ModuleRejectedError, ToolchainError
 from llamabuild.inspect import Entry, Kernel, Module
@@ -45,10 +46,11 @@ class Machine:
         self.gpus: tuple[Gpu, ...] = (gpu("61"),)
         self.release = "0.8.1"
         self.exported: tuple[str, ...] | None = None
-        self.archs = ("61",)
+        self.archs: tuple[str, ...] = ("61",)
         self.trapped = 0
         self.format = "elf"
         self.built: list[Any] = []
+        self.compiled = 0
         self.tried: list[Path] = []
         self.devices: list[int] = []
         self.failure: ModuleRejectedError | ToolchainError | None = None
@@ -60,10 +62,15 @@ class Machine:
     def plan(self, job: Any) -> Any:
         self.built.append(job.request)
         made = type("Plan", (), {"module": "ggml-cuda.so", "key": "0" * 32, "backend": "cuda"})
+        made.archs = tuple(  # type: ignore[attr-defined]
+            hip_target(arch) if arch.startswith("gfx") else CudaArch(int(arch))
+            for arch in self.archs
+        )
         tree = type("Tree", (), {"kind": "llamafile"})
         return replace(job, plans=(made,), source=tree)
 
     def build(self, _job: Any) -> tuple[Any]:
+        self.compiled += 1
         self.while_building()
         return (type("Built", (), {"path": self.world.module}),)
 
@@ -227,10 +234,35 @@ class TestInstall:
         self, world: World, machine: Machine, say: Say
     ) -> None:
         machine.archs = ("90",)
-        said = say("install", world.llamafile("0.8.1"))
+        said = say("install", world.llamafile("0.8.1"), "--module", world.module)
         assert said.code == 7
         assert "nothing runs" in said.err
         assert machine.tried == []
+
+    @pytest.mark.parametrize(
+        ("archs", "named"), [(("80", "90"), "gtx 1080"), (("gfx1030",), "gfx1100"), (("90",), "")]
+    )
+    def test_a_plan_without_code_for_the_gpu_is_refused_before_it_is_built(
+        self, world: World, machine: Machine, say: Say, archs: tuple[str, ...], named: str
+    ) -> None:
+        machine.archs = archs
+        path = world.llamafile("0.8.1")
+        line = ("install", path, *(("--for", named) if named else ()))
+        dry, wet = say(*line, "--dry-run"), say(*line)
+        assert (dry.code, wet.code, machine.compiled) == (7, 7, 0)
+        assert dry.err == wet.err
+        assert "nothing runs: there is no code for it" in dry.err
+        assert "would put" not in dry.err
+        given = say(*line, "--module", world.module)
+        assert given.err.splitlines()[-2:] == dry.err.splitlines()[-2:]
+
+    def test_a_plan_with_older_code_for_the_gpu_is_for_inspection_to_judge(
+        self, world: World, machine: Machine, say: Say
+    ) -> None:
+        machine.archs = ("60",)
+        path = world.llamafile("0.8.1")
+        assert say("install", path, "--for", "gtx 1080", "--dry-run").code == 0
+        assert say("install", path, "--for", "gtx 1080").code == 0
 
     def test_another_makers_gpu_in_the_machine_does_not_matter(
         self, world: World, machine: Machine, say: Say
