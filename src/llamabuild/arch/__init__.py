@@ -16,7 +16,7 @@ from llamabuild.arch.overrides import (
     override_for,
     runs_natively,
 )
-from llamabuild.arch.parsing import parse
+from llamabuild.arch.parsing import parse, parse_gpu
 
 __all__ = [
     "CudaArch",
@@ -41,6 +41,7 @@ __all__ = [
     "needed_hip",
     "override_for",
     "parse",
+    "parse_gpu",
     "product_archs",
     "products",
     "runs_natively",

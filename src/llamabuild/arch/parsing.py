@@ -11,7 +11,7 @@ from llamabuild.arch import facts, names
 from llamabuild.arch.model import CudaArch, HipTarget, Item, Keyword
 from llamabuild.errors import ArchitectureError
 
-__all__ = ["parse"]
+__all__ = ["parse", "parse_gpu"]
 
 #: 89, 8.9, sm_89, compute_89, 89-real, 89-virtual, 8.9+PTX, all of them with a suffix too.
 _CUDA = re.compile(
@@ -23,6 +23,7 @@ _HIP = re.compile(r"(?P<name>gfx[0-9a-z-]*)(?P<features>(?::[a-z]+[+-])*)")
 #: No product in the table has a longer name, with all that a driver adds to it.
 _MOST_WORDS = 10
 _EXAMPLES = "for example native, all-major, 89, 8.9+PTX, 90a, gfx1100 or 'rtx 4090'"
+_GPU_EXAMPLES = "for example 'gtx 1080', 6.1 or gfx1100"
 
 
 def parse(text: str) -> tuple[Item, ...]:
@@ -34,20 +35,38 @@ def parse(text: str) -> tuple[Item, ...]:
 
     :raises ArchitectureError: the list is empty, or an item is unknown or ambiguous.
     """
-    items: list[Item] = []
-    for group in re.split(r"[;,\"']", text.lower()):
-        words = group.split()
-        position = 0
-        while position < len(words):
-            found, taken = _read(words[position : position + _MOST_WORDS])
-            items += found
-            position += taken
+    items = _items(text, gpu=False)
     if not items:
         raise ArchitectureError("the list of architectures is empty", hint=f"name one, {_EXAMPLES}")
     return tuple(dict.fromkeys(items))
 
 
-def _read(words: Sequence[str]) -> tuple[Sequence[Item], int]:
+def parse_gpu(name: str) -> CudaArch | HipTarget:
+    """Read one GPU: its name, its compute capability or AMD's target.
+
+    :raises ArchitectureError: nobody knows it, or it is no GPU, or more than one.
+    """
+    items = dict.fromkeys(_items(name, gpu=True))
+    item = next(iter(items), None)
+    if len(items) != 1 or item is None or isinstance(item, Keyword):
+        raise ArchitectureError(f"{name!r} is not one GPU", hint=f"name one, {_GPU_EXAMPLES}")
+    return item
+
+
+def _items(text: str, *, gpu: bool) -> list[Item]:
+    """What stands in a list; ``gpu``: speak of GPUs where it cannot be read."""
+    items: list[Item] = []
+    for group in re.split(r"[;,\"']", text.lower()):
+        words = group.split()
+        position = 0
+        while position < len(words):
+            found, taken = _read(words[position : position + _MOST_WORDS], gpu=gpu)
+            items += found
+            position += taken
+    return items
+
+
+def _read(words: Sequence[str], *, gpu: bool) -> tuple[Sequence[Item], int]:
     """Read what stands at the start of ``words``: its items, and how many words they took."""
     if alone := _read_word(words[0]):
         return alone, 1
@@ -56,8 +75,8 @@ def _read(words: Sequence[str]) -> tuple[Sequence[Item], int]:
         if archs := names.product_archs(name):
             return [_product(name, archs)], taken
     if match := _CUDA.fullmatch(words[0]):
-        raise _unknown_number(words[0], match)
-    raise _unknown_name(words)
+        raise _unknown_number(words[0], match, gpu=gpu)
+    raise _unknown_name(words, gpu=gpu)
 
 
 def _read_word(word: str) -> Sequence[Item]:
@@ -113,7 +132,7 @@ def _product(name: str, archs: Sequence[str]) -> Item:
     if len(archs) > 1:
         raise ArchitectureError(
             f"{name!r} is the name of different chips, of architecture {' or '.join(archs)}",
-            hint=f"name the architecture, for example --arch {archs[-1]}; "
+            hint=f"name the architecture, for example {archs[-1]}; "
             "llamabuild detect shows that of a GPU in this machine",
         )
     return HipTarget(archs[0]) if archs[0].startswith("gfx") else CudaArch(int(archs[0]))
@@ -128,7 +147,7 @@ def _number(match: re.Match[str]) -> str:
     return str(match["number"] or match["dotted"].replace(".", ""))
 
 
-def _unknown_number(word: str, match: re.Match[str]) -> ArchitectureError:
+def _unknown_number(word: str, match: re.Match[str], *, gpu: bool) -> ArchitectureError:
     number = _number(match)
     variants = sorted(name for name in _known() if name.rstrip("af") == number)
     plain = sorted(int(name) for name in _known() if name.isdecimal())
@@ -137,14 +156,24 @@ def _unknown_number(word: str, match: re.Match[str]) -> ArchitectureError:
         hint = f"of {number} there is {', '.join(variants)}"
     elif number[:-1] in _known() and number.endswith("0"):
         hint = f"if {number} is a value of __CUDA_ARCH__, write {number[:-1]}"
+    elif gpu:
+        hint = f"nearest are {', '.join(map(_card, nearest))}; name one, {_GPU_EXAMPLES}"
     else:
         hint = f"nearest are {', '.join(map(str, nearest))}; known are {', '.join(map(str, plain))}"
         if int(number) > plain[-1]:
             hint += "; for a GPU newer than these use native where it is, or all"
-    return ArchitectureError(f"unknown architecture {word!r}", hint=hint)
+    what = "compute capability" if gpu else "architecture"
+    return ArchitectureError(f"unknown {what} {word!r}", hint=hint)
 
 
-def _unknown_name(words: Sequence[str]) -> ArchitectureError:
+def _card(number: int) -> str:
+    """``6.1 (TITAN Xp)``: a compute capability, and a card that has it."""
+    capability = CudaArch(number).capability
+    known = names.products().get(str(number))
+    return f"{capability} ({known[0]})" if known else capability
+
+
+def _unknown_name(words: Sequence[str], *, gpu: bool) -> ArchitectureError:
     """Quote the words up to the next one that could be read, and say what they resemble."""
     unread = [words[0]]
     for word in words[1:4]:
@@ -154,6 +183,8 @@ def _unknown_name(words: Sequence[str]) -> ArchitectureError:
     name = " ".join(unread)[:60]
     near = names.similar(name)
     return ArchitectureError(
-        f"unknown architecture or product {name!r}",
-        hint=f"did you mean {' or '.join(near)}?" if near else f"name one, {_EXAMPLES}",
+        f"unknown {'GPU' if gpu else 'architecture or product'} {name!r}",
+        hint=f"did you mean {' or '.join(near)}?"
+        if near
+        else f"name one, {_GPU_EXAMPLES if gpu else _EXAMPLES}",
     )

@@ -10,13 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llamabuild import __version__, arch, engine, inspect, probe, toolchain
-from llamabuild.arch import CudaArch, Keyword
-from llamabuild.errors import (
-    ArchitectureError,
-    CompilationError,
-    ModuleRejectedError,
-    StoreError,
-)
+from llamabuild.arch import CudaArch
+from llamabuild.errors import CompilationError, ModuleRejectedError, StoreError
 from llamabuild.pipeline.serving import gpus_here, require
 from llamabuild.pipeline.stages import Job, detect
 from llamabuild.planning import Plan
@@ -70,11 +65,7 @@ def gpu_architecture(name: str) -> str:
 
     :raises ArchitectureError: nobody knows it, or it is more than one.
     """
-    item, *more = arch.parse(name)
-    if more or isinstance(item, Keyword):
-        raise ArchitectureError(
-            f"{name!r} is not one GPU", hint="name one, for example 'gtx 1080' or 6.1"
-        )
+    item = arch.parse_gpu(name)
     # A chip runs code with and without its letter: "90a" names the GPU that "90" does.
     return str(item.number) if isinstance(item, CudaArch) else str(item)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llamabuild.arch import CudaArch, HipTarget, Item, Keyword, known_cuda, parse
+from llamabuild.arch import CudaArch, HipTarget, Item, Keyword, known_cuda, parse, parse_gpu
 from llamabuild.arch.facts import families, hip_features
 from llamabuild.errors import ArchitectureError
 
@@ -181,6 +183,38 @@ def test_a_gpu_newer_than_the_table_is_left_to_the_toolkit() -> None:
     with pytest.raises(ArchitectureError) as caught:
         parse("150")
     assert "native where it is, or all" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hinted"),
+    [
+        ("banana", "unknown GPU 'banana'", "for example 'gtx 1080', 6.1 or gfx1100"),
+        ("rtx 4095", "unknown GPU 'rtx 4095'", "GeForce RTX 4090"),
+        ("6.3", "unknown compute capability '6.3'", "6.1 (TITAN Xp), 6.2 (Jetson TX2)"),
+        ("150", "unknown compute capability '150'", "12.1 (GB10); name one, for example"),
+        ("890", "unknown compute capability '890'", "write 89"),
+        ("gfx1104", "unknown AMD target 'gfx1104'", "gfx1103"),
+        ("titan x", "different chips, of architecture 52 or 61", "for example 61;"),
+        ("", "'' is not one GPU", "for example 'gtx 1080'"),
+        ("native", "'native' is not one GPU", "for example 'gtx 1080'"),
+        ("turing", "'turing' is not one GPU", "for example 'gtx 1080'"),
+        ("gtx 1080, rtx 4090", "is not one GPU", "for example 'gtx 1080'"),
+    ],
+)
+def test_what_is_not_one_gpu_is_told_in_words_of_gpus(name: str, message: str, hinted: str) -> None:
+    with pytest.raises(ArchitectureError) as caught:
+        parse_gpu(name)
+    assert message in caught.value.message
+    assert hinted in caught.value.hint
+    assert not re.search(r"native|all|--arch|PTX", caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("gtx 1080", "61-real"), ("8.9", "89-real"), ("6.1 sm_61", "61-real"), ("gfx90a", "gfx90a")],
+)
+def test_one_gpu(name: str, read: str) -> None:
+    assert str(parse_gpu(name)) == read
 
 
 @given(ITEM)
