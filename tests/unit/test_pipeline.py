@@ -401,6 +401,16 @@ def test_dry_run_and_plan_say_the_same_and_compile_nothing(command: Run, bench: 
     assert not bench.compiled
 
 
+def test_a_cache_that_is_not_there_is_empty_and_stays_away(command: Run, tmp_path: Path) -> None:
+    typo = tmp_path / "typo"
+    for line in ("list", "path", "path abc", "verify", "prune --older-than 1d", "clear"):
+        code, _, err = command("cache", *line.split(), "--cache-dir", str(typo))
+        assert code == (8 if line == "path abc" else 0)
+        assert f"there is no cache yet in {typo}\n" in err
+        assert not typo.exists()
+    assert command("cache", "list", "-q", "--cache-dir", str(typo)) == (0, "", "")
+
+
 def test_the_cache_is_listed_found_checked_and_cleared(command: Run) -> None:
     _, out, _ = command("-q", "--source", str(CLASSIC), "--arch", "75")
     path = Path(out.strip())

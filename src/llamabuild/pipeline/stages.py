@@ -56,7 +56,7 @@ class Job:
     @property
     def memo(self) -> Memo:
         """What earlier starts found out about compilers and sources."""
-        return Memo(self.store.base / "probes")
+        return Memo(self.store.create() / "probes")
 
     @property
     def visible(self) -> tuple[CudaArch, ...]:
@@ -167,7 +167,7 @@ def open_source(job: Job) -> Job:
         job.notify(Note("info", f"source {found.spec}: {found.reason}"))
     tree = source.open_source(
         found.spec,
-        scratch=job.store.base / "sources",
+        scratch=job.store.create() / "sources",
         environ=job.environ,
         cwd=job.cwd,
         memo=job.memo,

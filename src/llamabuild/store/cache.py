@@ -16,6 +16,7 @@ from llamabuild.events import Listener, Note, silent
 from llamabuild.memo import Memo
 from llamabuild.store.artifact import KEY, LOG, MANIFEST, Artifact, Damage, read_entry, sha256
 from llamabuild.store.files import (
+    check_private,
     explained,
     make_private,
     remove_tree,
@@ -56,22 +57,28 @@ class Entry:
 
 
 class Store:
-    """The modules under ``root``, which is created for its owner alone.
+    """The modules under ``root``; where nothing was ever written, there are none.
 
-    :raises StoreError: ``root`` cannot be created, belongs to somebody else, or others can write
-        it. Every method raises it for what the file system refuses.
+    :raises StoreError: ``root`` belongs to somebody else, or others can write it. Every method
+        raises it for what the file system refuses.
     """
 
     def __init__(self, root: Path) -> None:
         #: Everything lives here; a store of another layout would be v2, beside.
         self.base = root.absolute() / "v1"
-        make_private(root)
-        make_private(self.base)
+        for folder in (self.base.parent, self.base):
+            check_private(folder, missing_ok=True)
+        self._digests = Memo(self.base / "digests")
+
+    def create(self) -> Path:
+        """Return :attr:`base`, created for its owner alone: for those who are about to write."""
+        for folder in (self.base.parent, self.base):
+            make_private(folder)
         tag = self.base / "CACHEDIR.TAG"
         if not tag.exists():
             with suppress(OSError):
                 tag.write_text(_CACHEDIR_TAG)
-        self._digests = Memo(self.base / "digests")
+        return self.base
 
     def lookup(self, key: str, notify: Listener = silent) -> Artifact | None:
         """Return the artifact of ``key``, or None; a damaged one is reported and is None, too.
@@ -209,7 +216,8 @@ class Store:
             if rank >= keep and (too_old or too_much) and self._remove(entry.artifact.key, notify):
                 removed.append(entry)
                 total -= entry.size_bytes
-        self._sweep()
+        if self.base.exists():
+            self._sweep()
         return tuple(removed)
 
     def clear(self, notify: Listener = silent) -> tuple[Entry, ...]:
@@ -224,7 +232,7 @@ class Store:
         return self.base / key
 
     def _folder(self, name: str) -> Path:
-        folder = self.base / name
+        folder = self.create() / name
         with explained("create", folder):
             folder.mkdir(mode=0o700, exist_ok=True)
         return folder
@@ -233,8 +241,9 @@ class Store:
         return self._folder("locks") / f"{key}.lock"
 
     def _keys(self) -> list[str]:
-        with explained("read", self.base):
+        with explained("read", self.base), suppress(FileNotFoundError):
             return [entry.name for entry in self.base.iterdir() if KEY.fullmatch(entry.name)]
+        return []
 
     def _digest(self, path: Path) -> str:
         answer = self._digests.recall("sha256", [path], lambda: sha256(path))

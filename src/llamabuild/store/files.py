@@ -62,7 +62,7 @@ def make_private(folder: Path) -> None:
     check_private(folder)
 
 
-def check_private(folder: Path) -> None:
+def check_private(folder: Path, *, missing_ok: bool = False) -> None:
     """Refuse a folder that others can write.
 
     Who can write the cache can run code as its user, by way of a module. Windows keeps a user's
@@ -71,7 +71,12 @@ def check_private(folder: Path) -> None:
     :raises StoreError: it belongs to somebody else, or others can write it.
     """
     with explained("read the cache folder", folder):
-        status = folder.stat()
+        try:
+            status = folder.stat()
+        except FileNotFoundError:
+            if missing_ok:
+                return
+            raise
     if sys.platform == "win32":
         return
     import shlex

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from llamabuild.errors import StoreError
 from llamabuild.events import Listener, Note, silent
+from llamabuild.looking import is_folder
 
 __all__ = ["cache_root", "intended_root"]
 
 
 def cache_root(option: str | None, environ: Mapping[str, str], notify: Listener = silent) -> Path:
-    """Return the cache folder as an absolute path.
+    """Return the cache folder as an absolute path; nothing is created.
 
     In this order: ``option`` (``--cache-dir``), LLAMABUILD_CACHE_DIR, the platform's cache folder
     for this user. Where that last one cannot be written (a read-only container, a user without a
@@ -42,7 +43,7 @@ def cache_root(option: str | None, environ: Mapping[str, str], notify: Listener 
 
 
 def intended_root(option: str | None, environ: Mapping[str, str]) -> Path | None:
-    """Say where the cache belongs, whether or not it can be written; nothing is created.
+    """Say where the cache belongs, whether or not it can be written.
 
     None where there is no home: :func:`cache_root` would take a folder for temporary files.
     """
@@ -72,11 +73,9 @@ def _platform_folder(environ: Mapping[str, str]) -> Path | None:
 
 
 def _can_write(folder: Path) -> bool:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)
+    """Whether this user can write a folder, or create it."""
+    there = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+    return is_folder(there) and os.access(there, os.W_OK | os.X_OK)
 
 
 def _temporary_folder() -> Path:

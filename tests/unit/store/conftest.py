@@ -50,7 +50,10 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(root: Path) -> Store:
-    return Store(root)
+    """One that is there."""
+    store = Store(root)
+    store.create()
+    return store
 
 
 @pytest.fixture

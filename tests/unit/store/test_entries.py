@@ -281,6 +281,22 @@ class TestFind:
 
 
 class TestTheFolder:
+    def test_is_not_created_to_look_into_it(self, tmp_path: Path, notes: Notes) -> None:
+        store = Store(tmp_path / "not" / "there")
+        assert store.lookup(KEY, notes) is None
+        assert not (*store.entries(notes), *store.verify(notes), *store.clear(notes))
+        with pytest.raises(StoreError, match="no cached module begins with '0123'"):
+            store.find("0123", notes)
+        assert notes.texts == []
+        assert list(tmp_path.iterdir()) == []
+
+    def test_is_checked_again_when_it_is_created(self, root: Path) -> None:
+        store = Store(root)
+        root.mkdir()
+        root.chmod(0o777)
+        with pytest.raises(StoreError, match="other users can write"):
+            publish(store)
+
     def test_is_created_for_its_owner_alone(self, store: Store, root: Path) -> None:
         publish(store)
         for folder in (root, store.base, store.base / "staging", store.base / KEY):
@@ -314,7 +330,7 @@ class TestTheFolder:
 
     def test_that_is_a_file(self, root: Path) -> None:
         root.write_text("")
-        with pytest.raises(StoreError, match="cannot create the cache folder") as caught:
+        with pytest.raises(StoreError, match="Not a directory") as caught:
             Store(root)
         assert "--cache-dir" in caught.value.hint
 
@@ -339,7 +355,7 @@ class TestTheFolder:
     def test_of_root_is_trusted(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if os.geteuid() != 0:
             pytest.skip("only root can make a folder of root's")
-        Store(root)
+        Store(root).create()
         monkeypatch.setattr(os, "geteuid", lambda: 4712)
         Store(root)
 
@@ -365,7 +381,7 @@ class TestReadOnly:
 
     def test_a_builder_is_told(self, plain_user: Path) -> None:
         store = Store(plain_user)
-        store.base.chmod(0o500)
+        store.create().chmod(0o500)
         with (
             pytest.raises(StoreError, match="Permission denied") as caught,
             store.claim(KEY),

@@ -62,6 +62,14 @@ def test_a_home_that_cannot_be_written(plain_user: Path, notes: Notes) -> None:
     assert f"{home}/.cache/llamabuild cannot be written" in notes
 
 
+def test_nothing_is_created_to_find_out(tmp_path: Path, notes: Notes) -> None:
+    assert cache_root(None, {"HOME": str(tmp_path)}, notes) == tmp_path / ".cache/llamabuild"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".cache").write_text("a file")
+    assert cache_root(None, {"HOME": str(tmp_path)}, notes).is_relative_to(tempfile.gettempdir())
+    assert f"{tmp_path}/.cache/llamabuild cannot be written" in notes
+
+
 def test_a_home_that_is_not_there(plain_user: Path, notes: Notes) -> None:
     cache_root(None, {"HOME": "/nonexistent"}, notes)
     assert "/nonexistent/.cache/llamabuild cannot be written" in notes
@@ -77,7 +85,7 @@ def test_a_folder_that_was_named_is_not_replaced(plain_user: Path) -> None:
     plain_user.chmod(0o500)
     root = cache_root(str(plain_user / "cache"), {})
     with pytest.raises(StoreError, match="Permission denied"):
-        Store(root)
+        Store(root).create()
 
 
 def test_a_trap_in_the_folder_for_temporary_files(

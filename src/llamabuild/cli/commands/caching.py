@@ -20,6 +20,8 @@ def cache(call: Call) -> int:
     action = call.arguments["action"]
     _refuse_idle(call, action)
     cache = pipeline.open_store(call.request, call.environ, call.renderer)
+    if not cache.base.exists():
+        say(call, f"there is no cache yet in {cache.base.parent}\n")
     return _CACHE_ACTIONS[action](call, cache)
 
 
