@@ -43,7 +43,14 @@ class Memo:
     def __init__(self, folder: str | Path | None) -> None:
         self._folder = folder
 
-    def recall(self, question: str, files: Sequence[str | Path], ask: Callable[[], Any]) -> Any:
+    def recall(
+        self,
+        question: str,
+        files: Sequence[str | Path],
+        ask: Callable[[], Any],
+        *,
+        holds: Callable[[Any], bool] = lambda _: True,
+    ) -> Any:
         """Return the remembered answer to ``question``, else ``ask()`` and remember.
 
         What ``ask`` raises is not remembered.
@@ -53,13 +60,15 @@ class Memo:
         :param files: the answer holds while all of these keep their identity.
         :param ask: computes the answer, a JSON value. It is returned as JSON has it (a tuple
             as a list), remembered or not.
+        :param holds: whether a remembered answer still holds, where that is not for its files alone
+            to say.
         """
         if self._folder is None:
             return json.loads(json.dumps(ask()))
         subject = [question, *map(str, files)]
         seen = [identity(path) for path in files]
         kept = load(self._folder, subject)
-        if kept is None or kept["seen"] != seen:
+        if kept is None or kept["seen"] != seen or not holds(kept["answer"]):
             kept = {"seen": seen, "answer": json.loads(json.dumps(ask()))}
             save(self._folder, subject, kept)
         return kept["answer"]

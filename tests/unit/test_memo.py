@@ -182,6 +182,12 @@ class TestRecall:
             Memo(folder).recall("version", [], fail)
         assert Memo(folder).recall("version", [], Probe("12.4")) == "12.4"
 
+    def test_an_answer_may_hold_for_a_while_only(self, folder: Path, nvcc: Path) -> None:
+        Memo(folder).recall("version", [nvcc], Probe("old"), holds=lambda _: False)
+        assert Memo(folder).recall("version", [nvcc], Probe("new"), holds="old".__eq__) == "old"
+        assert Memo(folder).recall("version", [nvcc], Probe("new"), holds="new".__eq__) == "new"
+        assert Memo(folder).recall("version", [nvcc], Probe("newest"), holds="new".__eq__) == "new"
+
     def test_without_a_folder_it_asks_each_time(self, nvcc: Path) -> None:
         probe = Probe()
         assert [Memo(None).recall("version", [nvcc], probe) for _ in range(2)] == ["12.4"] * 2

@@ -12,7 +12,7 @@ from llamabuild.looking import is_file
 from llamabuild.memo import Memo
 from llamabuild.toolchain.facts import facts, numbers
 from llamabuild.toolchain.model import BuildTools, Machine
-from llamabuild.toolchain.programs import Unusable, ask, on_path
+from llamabuild.toolchain.programs import Unusable, ask, on_path, remembered
 
 __all__ = ["find_build_tools"]
 
@@ -37,7 +37,8 @@ def _find(
     misses = []
     for program in _candidates(name, wheel_folder, environ, machine):
         try:
-            version = memo.recall(
+            version = remembered(
+                memo,
                 f"{name} version",
                 [program],
                 lambda: _version(program, environ),  # noqa: B023

@@ -237,7 +237,7 @@ def _describe_all(search: Search, memo: Memo) -> tuple[list[Toolkit], list[Rejec
             rejected.append(finding)
             continue
         try:
-            home = real_home(finding.nvcc, search.environ, memo)
+            home = real_home(finding.nvcc, finding.found_via, search.environ, memo)
             if home in seen:
                 continue
             seen.add(home)

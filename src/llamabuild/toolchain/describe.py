@@ -21,7 +21,7 @@ from llamabuild.toolchain.layout import (
     find_pieces,
 )
 from llamabuild.toolchain.model import Machine, Toolkit
-from llamabuild.toolchain.programs import NVCC_FLAGS, Unusable, ask
+from llamabuild.toolchain.programs import NVCC_FLAGS, Unusable, ask, remembered
 
 __all__ = ["HostLimits", "describe", "disagreement", "host_limits", "target_codes"]
 
@@ -43,7 +43,13 @@ def describe(
     crt = _crt_wheel(layout)
     math_functions = pieces["crt/host_config.h"].with_name("math_functions.h")
     files = [*pieces.values(), math_functions, FACTS]
-    answer = memo.recall("CUDA toolkit, 1", files, lambda: _ask(layout, pieces, environ))
+    answer = remembered(
+        memo,
+        "CUDA toolkit, 1",
+        files,
+        lambda: _ask(layout, pieces, environ),
+        found_via=found_via,
+    )
     versions: dict[str, str] = answer["versions"] | ({"crt": _wheel_version(crt)} if crt else {})
     problem = disagreement(versions)
     if problem:

@@ -15,7 +15,7 @@ from llamabuild.memo import Memo
 from llamabuild.toolchain.facts import facts, numbers
 from llamabuild.toolchain.model import HostCompiler, Machine, Toolkit
 from llamabuild.toolchain.msvc import find_msvc
-from llamabuild.toolchain.programs import Unusable, ask, find_program, on_path
+from llamabuild.toolchain.programs import Unusable, ask, find_program, on_path, remembered
 
 __all__ = ["find_host_compiler"]
 
@@ -134,7 +134,13 @@ def _described(
         raise Unusable("is no program")
     # features.h tells the C library's version, which is upgraded apart from the compiler.
     files = [path, Path(os.path.realpath(path)), machine.root / "usr/include/features.h"]
-    answer = memo.recall("host compiler, 1", files, lambda: _ask(path, environ))
+    answer = remembered(
+        memo,
+        "host compiler, 1",
+        files,
+        lambda: _ask(path, environ),
+        found_via=candidate.found_via,
+    )
     cc = _c_compiler(path)
     if cc is None:
         raise Unusable("has no C compiler beside it")

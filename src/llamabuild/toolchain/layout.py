@@ -12,7 +12,7 @@ from llamabuild import run
 from llamabuild.looking import is_file, is_folder
 from llamabuild.memo import Memo
 from llamabuild.toolchain.model import Cublas, Machine
-from llamabuild.toolchain.programs import NVCC_FLAGS, Unusable, ask
+from llamabuild.toolchain.programs import NVCC_FLAGS, Unusable, ask, remembered
 
 __all__ = ["TOOLS", "Layout", "find_cublas", "find_driver_stub", "find_pieces", "real_home"]
 
@@ -121,7 +121,7 @@ def _installer(top: Path) -> str:
     return "other"
 
 
-def real_home(nvcc: Path, environ: Mapping[str, str], memo: Memo) -> Path:
+def real_home(nvcc: Path, found_via: str, environ: Mapping[str, str], memo: Memo) -> Path:
     """Return the folder of the compiler behind ``nvcc``.
 
     ``nvcc`` may be a link, a wrapper script (Debian's ``/usr/bin/nvcc``) or a compiler cache. The
@@ -134,7 +134,13 @@ def real_home(nvcc: Path, environ: Mapping[str, str], memo: Memo) -> Path:
     if is_file(real.parent / "nvcc.profile"):
         return real.parent
     question = f"where the nvcc behind a wrapper lives; PATH={environ.get('PATH')}"
-    answer = memo.recall(question, [nvcc, real], lambda: _ask_home(nvcc, environ))
+    answer = remembered(
+        memo,
+        question,
+        [nvcc, real],
+        lambda: _ask_home(nvcc, environ),
+        found_via=found_via,
+    )
     return Path(os.path.realpath(answer))
 
 

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from llamabuild import run
 from llamabuild.looking import is_file
+from llamabuild.memo import Memo
 from llamabuild.toolchain.model import Machine
 
 __all__ = [
     "NVCC_FLAGS",
     "PROBE_SECONDS",
+    "Hangs",
     "Unusable",
     "ask",
     "find_program",
     "on_path",
     "path_folders",
+    "remembered",
 ]
 
 #: A compiler that has not told its version after this many seconds never will.
 PROBE_SECONDS = 10.0
+#: Seconds for which it is not asked again, or each start would wait for it; not for ever, as the
+#: machine may only have been busy.
+HANG_SECONDS = 600.0
 
 #: Variables that add options to every call of nvcc, even to `nvcc --version`.
 NVCC_FLAGS = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
@@ -36,6 +44,10 @@ class Unusable(Exception):
         super().__init__(reason)
         self.reason = reason
         self.hint = hint
+
+
+class Hangs(Unusable):
+    """A tool that gave no answer in time."""
 
 
 def path_folders(environ: Mapping[str, str]) -> list[Path]:
@@ -70,7 +82,7 @@ def ask(argv: Sequence[str | Path], environ: Mapping[str, str], *, cwd: Path | N
     except run.OutOfTime:
         raise Unusable("was not asked: other programs took the time for it") from None
     except run.TimedOut:
-        raise Unusable(f"`{question}` gave no answer in time") from None
+        raise Hangs(f"`{question}` gave no answer in time") from None
     except run.CannotStart as error:
         raise Unusable(str(error)) from None
     if answer.returncode < 0:
@@ -82,3 +94,43 @@ def ask(argv: Sequence[str | Path], environ: Mapping[str, str], *, cwd: Path | N
         first = next((line for line in answer.text.splitlines() if line.strip()), "no message")
         raise Unusable(f"`{question}` failed with exit status {answer.returncode}: {first.strip()}")
     return answer.text
+
+
+def remembered(
+    memo: Memo,
+    question: str,
+    files: Sequence[str | Path],
+    ask: Callable[[], Any],
+    *,
+    found_via: str = "",
+) -> Any:
+    """As :meth:`Memo.recall`; that a tool hangs is remembered too, for a while.
+
+    :param found_via: how the tool was found: what an option names is asked again at once.
+    :raises Unusable: whatever ``ask`` raises.
+    """
+    began = time.time()
+
+    def outcome() -> Any:
+        try:
+            return ask()
+        except Hangs as problem:
+            return {"hangs": [problem.reason, problem.hint], "at": time.time()}
+
+    def holds(answer: Any) -> bool:
+        if not _hung(answer):
+            return True
+        return not found_via.startswith("--") and 0 <= began - answer["at"] < HANG_SECONDS
+
+    answer = memo.recall(question, files, outcome, holds=holds)
+    if not _hung(answer):
+        return answer
+    reason, hint = answer["hangs"]
+    if answer["at"] < began:
+        again = time.strftime("%H:%M", time.localtime(answer["at"] + HANG_SECONDS))
+        reason += f"; it is asked again after {again}, or if it changes or an option names it"
+    raise Hangs(reason, hint)
+
+
+def _hung(answer: Any) -> bool:
+    return isinstance(answer, dict) and "hangs" in answer

@@ -15,7 +15,7 @@ from llamabuild.memo import Memo
 from llamabuild.toolchain.environment import hip_environment
 from llamabuild.toolchain.facts import FACTS, facts
 from llamabuild.toolchain.model import Hipblas, Machine, Rocm
-from llamabuild.toolchain.programs import PROBE_SECONDS, Unusable, ask
+from llamabuild.toolchain.programs import PROBE_SECONDS, Hangs, Unusable, ask, remembered
 
 __all__ = ["HEADER", "describe", "trouble"]
 
@@ -81,11 +81,11 @@ def describe(
         raise Unusable("has no libamdhip64.so", facts()["rocm"]["headers"])
     problem = Unusable("has no device libraries (amdgcn/bitcode)", facts()["rocm"]["device"])
     for clang in compilers:
-        places = _device_libraries(root, clang, environ, machine, memo)
+        places = _device_libraries(root, clang, found_via, environ, machine, memo)
         watched += places
         for libraries in (place for place in places if is_file(place / "ockl.bc")):
             try:
-                answer = _answer(clang, root, libraries, environ, memo, watched)
+                answer = _answer(clang, root, libraries, found_via, environ, memo, watched)
             except Unusable as found:
                 problem = found
                 continue
@@ -119,17 +119,24 @@ def _compilers(root: Path) -> Iterator[Path]:
 
 
 def _device_libraries(
-    root: Path, clang: Path, environ: Mapping[str, str], machine: Machine, memo: Memo
+    root: Path,
+    clang: Path,
+    found_via: str,
+    environ: Mapping[str, str],
+    machine: Machine,
+    memo: Memo,
 ) -> list[Path]:
     """Where device libraries may be; what the user names in HIP_DEVICE_LIB_PATH goes first."""
     named = environ.get("HIP_DEVICE_LIB_PATH")
     places = [Path(named)] if named else []
     places += [root / name.format(multiarch=machine.multiarch) for name in DEVICE_LIBRARIES]
     with suppress(Unusable):  # it will say why when it is asked for its version
-        resources = memo.recall(
+        resources = remembered(
+            memo,
             "clang's own files",
             [clang],
             lambda: ask([clang, "-print-resource-dir"], hip_environment(environ)).strip(),
+            found_via=found_via,
         )
         places += [Path(resources, name) for name in WITH_CLANG]
     return places
@@ -139,20 +146,25 @@ def _answer(
     clang: Path,
     root: Path,
     libraries: Path,
+    found_via: str,
     environ: Mapping[str, str],
     memo: Memo,
     watched: list[Path],
 ) -> dict[str, Any]:
     """What a clang says of itself and of these device libraries.
 
-    That a pair does not fit is remembered too; that a program hangs or cannot be started is not.
+    That a pair does not fit is remembered too; that a program cannot be started is not.
 
     :raises Unusable: any of these.
     """
     files = [clang, root / HEADER, libraries, libraries / "ockl.bc", FACTS]
     watched += files
-    answer: dict[str, Any] = memo.recall(
-        f"ROCm, 1; {root}", files, lambda: _ask(clang, root, libraries, environ)
+    answer: dict[str, Any] = remembered(
+        memo,
+        f"ROCm, 1; {root}",
+        files,
+        lambda: _ask(clang, root, libraries, environ),
+        found_via=found_via,
     )
     if "problem" in answer:
         raise Unusable(*answer["problem"])
@@ -228,8 +240,10 @@ def _probe(
                 env=environ,
                 timeout=6 * PROBE_SECONDS,
             )
-        except (run.CannotStart, run.TimedOut) as error:
+        except (run.CannotStart, run.OutOfTime) as error:
             raise Unusable(str(error)) from None
+        except run.TimedOut as error:
+            raise Hangs(str(error)) from None
     return done.text if done.returncode else ""
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -322,6 +325,60 @@ def test_a_broken_nvcc_is_turned_down_with_the_reason(
     with pytest.raises(ToolchainError, match=r"cuda-12\.8") as caught:
         sandbox.find(str(sandbox.root / "usr/local/cuda-12.8"))
     assert reason in caught.value.message
+
+
+class TestANvccThatHangs:
+    """It is asked once, and again when it may have been mended."""
+
+    @pytest.fixture
+    def nvcc(self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Path:
+        nvcc = sandbox.toolkit(sandbox.root / "opt/cuda")
+        sound = nvcc.read_text()
+        busy = sandbox.root / "busy"
+        busy.touch()
+        nvcc.write_text(sound.replace("\n", f"\nwhile test -e '{busy}'; do :; done\n", 1))
+        monkeypatch.setattr(programs, "PROBE_SECONDS", 0.3)
+        (rejected,) = sandbox.find().rejected
+        assert rejected.reason == "`nvcc --help` gave no answer in time"
+        monkeypatch.setattr(programs, "PROBE_SECONDS", 10)
+        busy.unlink()
+        return nvcc
+
+    def test_is_not_waited_for_at_every_start(self, sandbox: Sandbox, nvcc: Path) -> None:
+        asked = sandbox.started
+        (rejected,) = sandbox.find().rejected
+        assert sandbox.started == asked
+        found = re.fullmatch(
+            r"`nvcc --help` gave no answer in time; it is asked again after (\d\d:\d\d), or if it "
+            "changes or an option names it",
+            rejected.reason,
+        )
+        assert found
+
+    def test_is_asked_again_if_it_changes(self, sandbox: Sandbox, nvcc: Path) -> None:
+        os.utime(nvcc)
+        assert len(sandbox.find().toolkits) == 1
+
+    @pytest.mark.parametrize("seconds", [0, -3600])  # the clock was put back
+    def test_is_asked_again_after_a_while(
+        self, sandbox: Sandbox, nvcc: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+    ) -> None:
+        if seconds:
+            now = time.time()
+            monkeypatch.setattr(time, "time", lambda: now + seconds)
+        else:
+            monkeypatch.setattr(programs, "HANG_SECONDS", 0)
+        assert len(sandbox.find().toolkits) == 1
+        monkeypatch.undo()
+        assert sandbox.find().rejected == ()
+
+    def test_is_asked_again_if_an_option_names_it(self, sandbox: Sandbox, nvcc: Path) -> None:
+        assert len(sandbox.find(str(nvcc)).toolkits) == 1
+        assert sandbox.find().rejected == ()
+
+    def test_is_asked_by_who_remembers_nothing(self, sandbox: Sandbox, nvcc: Path) -> None:
+        sandbox.memo = Memo(None)
+        assert len(sandbox.find().toolkits) == 1
 
 
 def test_an_nvcc_that_is_not_a_program_is_turned_down(sandbox: Sandbox) -> None:

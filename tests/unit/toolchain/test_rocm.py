@@ -265,7 +265,7 @@ def test_no_complaint_is_no_trouble() -> None:
     assert trouble("", Path("/x")) == ("", "")
 
 
-def test_a_clang_that_hangs_is_asked_again_next_time(
+def test_a_clang_that_hangs_is_asked_again_after_a_while(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy = sandbox.root / "busy"
@@ -278,7 +278,13 @@ def test_a_clang_that_hangs_is_asked_again_next_time(
     assert "gave no answer" in rejected.reason
     monkeypatch.setattr(programs, "PROBE_SECONDS", 10)
     busy.unlink()
+    asked = len(sandbox.started)
+    (rejected,) = sandbox.find_rocm().rejected
+    assert "gave no answer in time; it is asked again after " in rejected.reason
+    assert len(sandbox.started) == asked
+    monkeypatch.setattr(programs, "HANG_SECONDS", 0)
     assert len(sandbox.find_rocm().toolkits) == 1
+    assert sandbox.find_rocm().rejected == ()
 
 
 def test_a_clang_that_crashes_says_so(sandbox: Sandbox) -> None:
