@@ -66,10 +66,13 @@ def test_every_type_and_shape_is_tried_and_right(module: Path) -> None:
     assert not document["not_shown"]
     rows = document["rows"]
     assert len({row["type"] for row in rows}) == 23
+    assert {row["form"] for row in rows} == {"plain", "batched", "grouped"}
     for size in ("m", "n"):
-        assert {row[size] for row in rows} == {1, 2, 7, 8, 33, 129}
+        sizes = {row[size] for row in rows if row["form"] == "plain"}
+        assert sizes == {1, 2, 7, 8, 33, 129}
     q4_0 = [row for row in rows if row["type"] == "q4_0"]
-    assert {row["k"] for row in q4_0} == {32, 160, 4128}
+    for form in ("plain", "batched", "grouped"):
+        assert {row["k"] for row in q4_0 if row["form"] == form} == {32, 160, 4128}
     assert all(row["same"] < 1e-5 for row in rows)
     # What rounding to eight bits costs: were it nothing, this would not be the module's product.
     assert all(1e-4 < row["error"] < 1e-2 for row in rows if row["k"] > 4096 and row["m"] > 8)
@@ -101,8 +104,13 @@ def test_a_wrong_shift_is_found_and_its_type_is_named(
         ("refuse", "failed at q4_0, 1 x 32 times 32 x 1: multiplying: out of memory (status 2)"),
         ("exit", "no device code compatible with CUDA arch 600"),
         ("exit", "--arch native"),
+        ("crash_grouped", "crashed (SIGABRT) at q4_0, 17 x 32 times 32 x 7, grouped"),
         ("untouched", "129 x 32 times 32 x 1 (scalar), not a number"),
-        ("beyond", "108 of 108 products are wrong"),
+        ("beyond", "126 of 135 products are wrong"),
+        ("first_only", "18 of 135 products are wrong, of q4_0; the first is 17 x 32 times 32 x 1, "),
+        ("first_only", "32 x 1, batched (scalar), not a number"),
+        ("clamp", "9 of 135 products are wrong"),
+        ("clamp", "17 x 32 times 32 x 7, grouped (scalar), off by"),
     ],
 )
 def test_what_a_module_does_wrong_is_exit_code_7(module: Path, fault: str, words: str) -> None:
@@ -123,7 +131,7 @@ def test_what_a_module_prints_is_not_taken_for_its_report(module: Path) -> None:
     done = llamabuild("verify", module, "--types", "Q4_0", "--json", fault="noise")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert len(document["rows"]) == 108
+    assert len(document["rows"]) == 135
     assert "\033" not in document["words"]
 
 
@@ -289,3 +297,4 @@ def test_our_own_kernels_are_built_and_right_on_this_gpu(need: Any, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert len({row["type"] for row in document["rows"]}) == 25
+    assert len({(row["type"], row["form"]) for row in document["rows"]}) == 3 * 25

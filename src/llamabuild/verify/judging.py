@@ -154,22 +154,25 @@ def _row(line: Any) -> Row | None:
             error=line["error"],
             same=line.get("same"),
             right=line["right"] is True,
+            form=line.get("form", "plain"),
         )
     except (TypeError, KeyError, AttributeError):
         return None
-    numbers = (row.m, row.n, row.k)
+    numbers = all(isinstance(number, int) for number in (row.m, row.n, row.k))
     errors = all(error is None or isinstance(error, float) for error in (row.error, row.same))
-    return row if errors and all(isinstance(number, int) for number in numbers) else None
+    words = all(isinstance(word, str) for word in (row.type, row.path, row.form))
+    return row if numbers and errors and words else None
 
 
 def _wrongly(wrong: Sequence[Row], count: int) -> str:
     first = wrong[0]
     types = ", ".join(dict.fromkeys(row.type for row in wrong))
+    form = f", {first.form}" if first.form != "plain" else ""
     path = f" ({first.path})" if first.path else ""
     off = "not a number" if first.error is None else f"off by {first.error:.1e}"
     return (
         f"multiplies wrongly: {len(wrong)} of {count} products are wrong, of {types}; the first is "
-        f"{first.m} x {first.k} times {first.k} x {first.n}{path}, {off}"
+        f"{first.m} x {first.k} times {first.k} x {first.n}{form}{path}, {off}"
     )
 
 

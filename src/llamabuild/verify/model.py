@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -41,6 +42,8 @@ class Row:
     :param error: ``||out - ref|| / ||ref||`` against a float64 reference; none if not a number.
     :param same: the same against a reference whose activations are rounded as the module does it;
         none where nobody knows how it does, or where it is not a number.
+    :param form: "plain"; or, of our own kernels, "batched" (several such products at once) or
+        "grouped" (as a mixture of experts picks them).
     """
 
     type: str
@@ -51,6 +54,7 @@ class Row:
     error: float | None
     same: float | None
     right: bool
+    form: str = "plain"
 
 
 @dataclass(frozen=True)
@@ -216,15 +220,21 @@ def _grouped(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _table_row(rows: Sequence[Row]) -> tuple[str, ...]:
-    wrong = sum(not row.right for row in rows)
     return (
         rows[0].type,
         rows[0].path or "-",
-        str(len(rows)),
-        str(wrong) if wrong else "-",
+        _counted(rows),
+        _counted([row for row in rows if not row.right]),
         _worst([row.error for row in rows]),
         _worst([row.same for row in rows]) if rows[0].path else "-",
     )
+
+
+def _counted(rows: Sequence[Row]) -> str:
+    """``36 + 5 batched``: how many of each form."""
+    counts = Counter(row.form for row in rows).items()
+    parts = (str(count) if form == "plain" else f"{count} {form}" for form, count in counts)
+    return " + ".join(parts) or "-"
 
 
 def _worst(errors: Sequence[float | None]) -> str:

@@ -2,9 +2,10 @@
 // device functions compiled for the host. What is tried with it is everything around a GPU.
 //
 // The environment variable FAULT plants one: crash, hang, refuse, exit, no_device, untouched,
-// beyond, noise.
+// beyond, noise, first_only (of a batch), clamp (an expert that is out of range), crash_grouped.
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -46,6 +47,18 @@ size_t row_bytes(const llamabuild_product* p) {
 
 size_t column_bytes(const llamabuild_product* p) { return size_t((p->k + 255) / 32) * 48; }
 
+// A stride, or what it is without gaps.
+int64_t stride(int64_t given, int64_t without) { return given ? given : without; }
+
+void multiply_column(const llamabuild_product* p, int64_t matrix, const float* column, float* out) {
+    const auto bytes = int64_t(row_bytes(p));
+    const auto* row = static_cast<const uint8_t*>(p->weights) +
+                      matrix * stride(p->weight_batch_stride, p->m * bytes);
+    host_quantize(column, int(p->k), p->workspace);
+    for (int64_t i = 0; i < p->m; ++i, row += bytes)
+        host_dot(p->type, row, int(p->k), p->workspace, out + i);
+}
+
 }  // namespace
 
 extern "C" {
@@ -83,11 +96,9 @@ int llamabuild_workspace_size(const llamabuild_product* product, size_t* bytes) 
     *bytes = column_bytes(product);
     return LLAMABUILD_OK;
 }
-int llamabuild_grouped_workspace_size(const llamabuild_product*, const llamabuild_groups*, size_t*) {
-    return fail(LLAMABUILD_BAD_ARGUMENT, "no groups here");
-}
-int llamabuild_multiply_grouped(const llamabuild_product*, const llamabuild_groups*) {
-    return fail(LLAMABUILD_BAD_ARGUMENT, "no groups here");
+int llamabuild_grouped_workspace_size(const llamabuild_product* product, const llamabuild_groups*,
+                                      size_t* bytes) {
+    return llamabuild_workspace_size(product, bytes);
 }
 int llamabuild_quantize(const llamabuild_product*) {
     return fail(LLAMABUILD_BAD_ARGUMENT, "not by itself");
@@ -102,14 +113,34 @@ int llamabuild_multiply(const llamabuild_product* p) {
         std::exit(1);
     }
     if (planted("refuse")) return fail(LLAMABUILD_DEVICE_ERROR, "multiplying: out of memory");
-    for (int64_t column = 0; column < p->n; ++column) {
-        host_quantize(p->activations + column * p->k, int(p->k), p->workspace);
-        float* const out = p->output + column * (p->output_stride ? p->output_stride : p->m);
-        for (int64_t row = 0; row < p->m; ++row)
-            host_dot(p->type, static_cast<const uint8_t*>(p->weights) + size_t(row) * row_bytes(p),
-                     int(p->k), p->workspace, out + row);
-        if (planted("untouched") && p->m == 129) out[128] = NAN;
-        if (planted("beyond") && column == p->n - 1) out[p->m] = 0;
+    const int64_t x_column = stride(p->activation_stride, p->k);
+    const int64_t x_batch = stride(p->activation_batch_stride, (p->n - 1) * x_column + p->k);
+    const int64_t out_column = stride(p->output_stride, p->m);
+    const int64_t out_batch = stride(p->output_batch_stride, (p->n - 1) * out_column + p->m);
+    const int64_t batch = p->batch && !planted("first_only") ? p->batch : 1;
+    for (int64_t item = 0; item < batch; ++item)
+        for (int64_t column = 0; column < p->n; ++column) {
+            const int64_t matrix = p->weight_batch_stride == -1 ? 0 : item;
+            float* const out = p->output + item * out_batch + column * out_column;
+            multiply_column(p, matrix, p->activations + item * x_batch + column * x_column, out);
+            if (planted("untouched") && p->m == 129) out[128] = NAN;
+            if (planted("beyond") && item == batch - 1 && column == p->n - 1) out[p->m] = 0;
+        }
+    return LLAMABUILD_OK;
+}
+
+int llamabuild_multiply_grouped(const llamabuild_product* p, const llamabuild_groups* groups) {
+    if (planted("crash_grouped")) std::abort();
+    for (int64_t i = 0; i < groups->count; ++i) {
+        int64_t expert = groups->expert[i];
+        const int64_t column = groups->column[i];
+        if (planted("clamp")) expert = expert < 0 ? 0 : expert;
+        float* const out = p->output + i * stride(p->output_batch_stride, p->m);
+        if (expert < 0 || expert >= groups->experts || column < 0 || column >= p->n)
+            std::fill_n(out, p->m, 0.0f);
+        else
+            multiply_column(p, expert,
+                            p->activations + column * stride(p->activation_stride, p->k), out);
     }
     return LLAMABUILD_OK;
 }

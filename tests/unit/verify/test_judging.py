@@ -127,6 +127,13 @@ def test_a_wrong_product_fails_and_the_first_is_named(trial: Make) -> None:
     assert "2 x 32 times 32 x 3 (dp4a), off by 2.5e-01" in verdict.error.message
 
 
+def test_the_form_of_a_wrong_product_is_named(trial: Make) -> None:
+    verdict = verdict_of(trial(*with_row(right=False, form="grouped")))
+    assert [row.form for row in verdict.rows] == ["grouped"]
+    assert verdict.error is not None
+    assert "2 x 32 times 32 x 3, grouped (dp4a), off by" in verdict.error.message
+
+
 def test_a_product_that_is_no_number_fails(trial: Make) -> None:
     verdict = verdict_of(trial(*with_row(right=False, error=None, same=None)))
     assert verdict.error is not None
@@ -135,7 +142,7 @@ def test_a_product_that_is_no_number_fails(trial: Make) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"m": "2"}, {"error": "small"}, {"same": [1]}, {"right": "yes"}],
+    [{"m": "2"}, {"error": "small"}, {"same": [1]}, {"right": "yes"}, {"path": []}, {"form": 1}],
     ids=lambda changes: next(iter(changes)),
 )
 def test_a_row_of_something_else_never_passes(trial: Make, changes: dict[str, Any]) -> None:

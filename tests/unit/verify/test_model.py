@@ -14,6 +14,8 @@ ROWS = (
     Row("q4_0", 2, 1, 32, "dp4a", 7e-3, 2e-7, right=True),
     Row("q8_0", 1, 1, 32, "dp4a", None, None, right=False),
     Row("q6_K", 1, 1, 32, "", 1e-3, None, right=True),
+    Row("q4_0", 17, 7, 32, "dp4a", 9e-3, 3e-7, right=True, form="batched"),
+    Row("q4_0", 17, 7, 32, "dp4a", 1e-3, 1e-7, right=False, form="grouped"),
 )
 
 
@@ -35,7 +37,7 @@ def test_the_table_has_a_line_for_each_type_and_path() -> None:
     header, *rows = verdict().table
     assert header == ("type", "path", "products", "wrong", "worst error", "same activations")
     assert rows == [
-        ("q4_0", "dp4a", "2", "-", "7.0e-03", "2.0e-07"),
+        ("q4_0", "dp4a", "2 + 1 batched + 1 grouped", "1 grouped", "9.0e-03", "3.0e-07"),
         ("q4_0", "tensor", "1", "-", "6.0e-03", "4.0e-04"),
         ("q8_0", "dp4a", "1", "1", "not a number", "not a number"),
         ("q6_K", "-", "1", "-", "1.0e-03", "-"),
@@ -46,7 +48,7 @@ def test_the_summary_tells_what_was_shown_and_what_was_not() -> None:
     assert verdict().summary == (
         "GPU 1: GeForce GTX 1080, compute capability 6.1, running the code for 6.0",
         "loads as a classic module",
-        "4 of 5 products of 3 types are right",
+        "5 of 7 products of 3 types are right",
         "not shown: products: no headers (name them with --source)",
     )
 
@@ -63,7 +65,7 @@ def test_the_document_has_the_error_as_every_command_has_it() -> None:
     assert "error" not in verdict().to_json()
     assert json.loads(json.dumps(document))["rows"][0] == {
         "type": "q4_0", "m": 1, "n": 1, "k": 32, "path": "dp4a", "error": 5e-3, "same": 1e-7,
-        "right": True,
+        "right": True, "form": "plain",
     }  # fmt: skip
 
 

@@ -14,9 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamabuild.verify.blocks import FLOATS, QUANTIZED, random_rows, to_float64
-from llamabuild.verify.kernels import Kernels, Product
+from llamabuild.verify.kernels import Groups, Kernels, Product
 from llamabuild.verify.model import Row, Timing
-from llamabuild.verify.products import GUARD, SIZES, check_type, off, rounded, spelled
+from llamabuild.verify.products import (
+    BATCHED,
+    GAPS,
+    GUARD,
+    SIZES,
+    check_type,
+    off,
+    rounded,
+    spelled,
+)
 from llamabuild.verify.timing import copy_bandwidth, time_type
 
 Array = npt.NDArray[Any]
@@ -28,28 +37,28 @@ class Gpu:
 
     def __init__(self, path: str, fault: Callable[[Array], None] = lambda _: None) -> None:
         self.device, self._path, self._fault = 0, path, fault
-        self._memory: dict[int, Array] = {}
+        self.memory: dict[int, Array] = {}
         self._seen: dict[str, Array] = {}
 
     def upload(self, array: Array) -> int:
-        self._memory[len(self._memory) + 1] = array.copy()
-        return len(self._memory)
+        self.memory[len(self.memory) + 1] = array.copy()
+        return len(self.memory)
 
     def allocate(self, size: int) -> int:
         return self.upload(np.zeros(size, np.uint8))
 
     def download(self, memory: int, array: Array) -> None:
-        array[:] = self._memory[memory]
+        array[:] = self.memory[memory]
 
     def product(self, kind: int, m: int, n: int, k: int, **fields: int) -> Product:
         return Product(size=ctypes.sizeof(Product), type=kind, m=m, n=n, k=k, **fields)
 
-    def workspace(self, product: Product) -> None: ...
+    def workspace(self, product: Product, groups: Groups | None = None) -> None: ...
     def fill(self, memory: int, byte: int, size: int) -> None: ...
     def copy(self, to: int, origin: int, size: int) -> None: ...
 
     def close(self) -> None:
-        self._memory.clear()
+        self.memory.clear()
         self._seen.clear()
 
     def path(self, product: Product) -> str:
@@ -64,16 +73,35 @@ class Gpu:
     def measure_copy(self, to: int, origin: int, size: int, repeats: int) -> float:
         return 100.0
 
-    def multiply(self, product: Product) -> None:
+    def multiply(self, p: Product, groups: Groups | None = None) -> None:
+        rows = self.memory[p.weights]
         if "weights" not in self._seen:
-            kind = GGMLQuantizationType(product.type)
-            self._seen["weights"] = to_float64(kind, self._memory[product.weights])
-            self._seen["x"] = rounded(self._memory[product.activations], self._path)
-        weights, x = self._seen["weights"], self._seen["x"]
-        whole = self._memory[product.output]
-        out = whole[: product.n * product.output_stride].reshape(product.n, -1)
-        out[:, : product.m] = x[: product.n] @ weights[: product.m].T
-        self._fault(whole)
+            self._seen["weights"] = to_float64(GGMLQuantizationType(p.type), rows)
+        x, out = self.memory[p.activations].reshape(-1), self.memory[p.output]
+        x_stride, out_stride = p.activation_stride or p.k, p.output_stride or p.m
+        matrix = (p.weight_batch_stride or p.m * rows.shape[1]) // rows.shape[1]
+        for item in range(groups.count if groups else p.batch or 1):
+            if groups:
+                expert = self.memory[groups.expert][item]
+                column = self.memory[groups.column][item]
+                n, first, begin = 1, expert * matrix, column * x_stride
+                to = item * (p.output_batch_stride or p.m)
+                if not (0 <= expert < groups.experts and 0 <= column < p.n):
+                    out[to : to + p.m] = 0
+                    continue
+            else:
+                n, first = p.n, 0 if p.weight_batch_stride == -1 else item * matrix
+                begin = item * (p.activation_batch_stride or (n - 1) * x_stride + p.k)
+                to = item * (p.output_batch_stride or (n - 1) * out_stride + p.m)
+            weights = self._seen["weights"][first : first + p.m]
+            values = rounded(strided(x[begin:], n, p.k, x_stride), self._path)
+            strided(out[to:], n, p.m, out_stride)[:] = values @ weights.T
+        self._fault(out)
+
+
+def strided(floats: Array, columns: int, length: int, stride: int) -> Array:
+    """A view of columns of so many floats, each ``stride`` behind the one before."""
+    return np.lib.stride_tricks.as_strided(floats, (columns, length), (4 * stride, 4))
 
 
 def rows_of(gpu: Gpu, kind: GGMLQuantizationType = Q4_0) -> list[Row]:
@@ -83,8 +111,11 @@ def rows_of(gpu: Gpu, kind: GGMLQuantizationType = Q4_0) -> list[Row]:
 @pytest.mark.parametrize("path", ["scalar", "dp4a", "tensor"])
 def test_right_products_are_called_right(path: str) -> None:
     rows = rows_of(Gpu(path))
-    assert {(row.m, row.n) for row in rows} == {(m, n) for m in SIZES for n in SIZES}
-    assert {row.k for row in rows} == {32, 160, 4128}
+    plain = {(row.m, row.n, row.k) for row in rows if row.form == "plain"}
+    assert plain == {(m, n, k) for m in SIZES for n in SIZES for k in (32, 160, 4128)}
+    for form, count in (("batched", len(BATCHED)), ("grouped", len(GAPS))):
+        of_form = [row.k for row in rows if row.form == form]
+        assert of_form == [32] * count + [160] * count + [4128] * count
     assert all(row.right and row.path == path for row in rows)
     assert all(row.same is not None and row.same < 1e-6 for row in rows)
 
@@ -140,18 +171,115 @@ def test_what_lies_between_columns_may_not_be_written() -> None:
         inside = out[:-GUARD]
         inside[np.isnan(inside)] = 0
 
-    gaps = [row for row in rows_of(Gpu("dp4a", between)) if (row.m + row.n) % 2]
-    assert gaps
-    assert not any(row.right for row in gaps)
+    rows = [row for row in rows_of(Gpu("dp4a", between)) if not row.right]
+    assert {(row.m, row.n) for row in rows if row.form == "plain"} == {
+        (m, n) for m in SIZES for n in SIZES if (m + n) % 3
+    }
+    assert {row.form for row in rows} == {"plain", "batched", "grouped"}
+
+
+def test_where_there_is_no_expert_the_result_is_zero_and_nothing_else() -> None:
+    def nearly(out: Array) -> None:
+        out[out == 0] = 1e-30
+
+    assert {row.form for row in rows_of(Gpu("dp4a", nearly)) if not row.right} == {"grouped"}
+
+
+Misread = Callable[[Product, "Groups | None", dict[int, Array]], None]
+
+
+class Misreading(Gpu):
+    """Multiplies what ``misread`` made of its arguments."""
+
+    def __init__(self, misread: Misread) -> None:
+        super().__init__("dp4a")
+        self._misread = misread
+
+    def multiply(self, p: Product, groups: Groups | None = None) -> None:
+        self._misread(p, groups, self.memory)
+        super().multiply(p, groups)
+
+
+def ignored(field: str) -> Misread:
+    """Of a product's strides, one."""
+
+    def misread(p: Product, groups: Groups | None, memory: dict[int, Array]) -> None:
+        setattr(p, field, 0)
+
+    return misread
+
+
+def one_float_too_far(p: Product, groups: Groups | None, memory: dict[int, Array]) -> None:
+    memory[1000] = np.roll(memory[p.activations].reshape(-1), -1)
+    p.activations = 1000
+
+
+def never_shared(p: Product, groups: Groups | None, memory: dict[int, Array]) -> None:
+    p.weight_batch_stride = max(p.weight_batch_stride, 0)
+
+
+def always_shared(p: Product, groups: Groups | None, memory: dict[int, Array]) -> None:
+    p.weight_batch_stride = p.weight_batch_stride if groups else -1
+
+
+def the_first_only(p: Product, groups: Groups | None, memory: dict[int, Array]) -> None:
+    p.batch = 1
+
+
+def all_but_the_last(p: Product, groups: Groups | None, memory: dict[int, Array]) -> None:
+    if groups:
+        groups.count -= 1
+
+
+def in_order(p: Product, groups: Groups | None, memory: dict[int, Array]) -> None:
+    if groups:
+        memory[groups.expert][:] = np.arange(groups.count) % groups.experts
+
+
+def negative_is_the_first(p: Product, groups: Groups | None, memory: dict[int, Array]) -> None:
+    if groups:
+        np.maximum(memory[groups.expert], 0, out=memory[groups.expert])
+
+
+def too_large_is_the_last(p: Product, groups: Groups | None, memory: dict[int, Array]) -> None:
+    if groups:
+        np.minimum(memory[groups.column], p.n - 1, out=memory[groups.column])
+
+
+@pytest.mark.parametrize(
+    ("misread", "forms"),
+    [
+        (ignored("activation_stride"), {"plain", "batched", "grouped"}),
+        (ignored("output_stride"), {"plain", "batched"}),
+        (ignored("weight_batch_stride"), {"batched", "grouped"}),
+        (ignored("activation_batch_stride"), {"batched"}),
+        (ignored("output_batch_stride"), {"batched", "grouped"}),
+        (never_shared, {"batched"}),
+        (always_shared, {"batched"}),
+        (the_first_only, {"batched"}),
+        (all_but_the_last, {"grouped"}),
+        (in_order, {"grouped"}),
+        (negative_is_the_first, {"grouped"}),
+        (too_large_is_the_last, {"grouped"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_a_module_misreads_is_found_in_that_form(misread: Misread, forms: set[str]) -> None:
+    assert {row.form for row in rows_of(Misreading(misread)) if not row.right} == forms
+
+
+def test_whoever_uses_what_lies_between_activations_gets_no_number() -> None:
+    rows = rows_of(Misreading(one_float_too_far))
+    assert {row.form for row in rows if row.error is None} == {"plain", "batched", "grouped"}
 
 
 def test_unrounded_activations_are_not_what_an_integer_path_computes() -> None:
     """A path that says "dp4a" and multiplies floats is not the one that is named."""
 
     class Floats(Gpu):
-        def multiply(self, product: Product) -> None:
+        def multiply(self, p: Product, groups: Groups | None = None) -> None:
             self._path = "float"
-            super().multiply(product)
+            super().multiply(p, groups)
             self._path = "dp4a"
 
     assert not any(row.right for row in large(rows_of(Floats("dp4a"))))
@@ -161,7 +289,11 @@ def test_each_product_is_announced_before_it_starts() -> None:
     said: list[str] = []
     list(check_type(cast("Kernels", Gpu("dp4a")), Q8_0, np.random.default_rng(), said.append))
     assert said[0] == "q8_0, 1 x 32 times 32 x 1"
-    assert len(said) == 3 * len(SIZES) ** 2
+    assert len(said) == len(set(said)) + 3 * (len(GAPS) - 1)
+    assert said[-9:] == [
+        *(f"q8_0, 17 x 4128 times 4128 x {n}, batched" for n in (1, 2, 7, 17, 33, 65)),
+        *["q8_0, 17 x 4128 times 4128 x 7, grouped"] * 3,
+    ]
 
 
 #: Below, a 127th of it is no normal number of four bytes.
