@@ -18,8 +18,9 @@ from pathlib import Path
 from llamabuild.deliver import folders
 from llamabuild.errors import DeliveryError
 from llamabuild.locks import try_lock
+from llamabuild.looking import is_file, listed
 
-__all__ = ["Stage", "explained", "staged"]
+__all__ = ["Stage", "abandoned", "explained", "staged"]
 
 _ELSEWHERE = "write the result elsewhere with --output"
 _ROOM = f"free some space on that disk, or {_ELSEWHERE}"
@@ -36,6 +37,7 @@ _HINTS = {
     errno.EOPNOTSUPP: _NO_LOCKS,
     errno.ETXTBSY: "end the llamafile that is running, then try again",
 }
+_NAME = ".{}.llamabuild"
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -74,7 +76,7 @@ def staged(target: Path) -> Iterator[Stage]:
     :raises DeliveryError: another process is replacing the same target.
     :raises OSError: the folder cannot be written.
     """
-    path = target.with_name(f".{target.name}.llamabuild")
+    path = target.with_name(_NAME.format(target.name))
     file = _lock(path, target)
     own = os.fstat(file.fileno())
     try:
@@ -88,6 +90,24 @@ def staged(target: Path) -> Iterator[Stage]:
                     file.close()
                 path.unlink()
         file.close()
+
+
+def abandoned(folder: Path) -> tuple[Path, ...]:
+    """The stages in a folder that a killed process left; what a living one writes is none."""
+    return tuple(
+        path
+        for path in listed(folder, _NAME.format("*"))
+        if is_file(path) and not path.is_symlink() and _free(path)
+    )
+
+
+def _free(path: Path) -> bool:
+    """Whether no process holds a stage; one that cannot be asked for is somebody else's."""
+    try:
+        with FileIO(os.open(path, _FLAGS & ~os.O_CREAT), "r+") as file:
+            return try_lock(file.fileno())
+    except OSError:
+        return False
 
 
 def _lock(path: Path, target: Path) -> FileIO:

@@ -39,7 +39,7 @@ SECTIONS: Mapping[str, tuple[Check, ...]] = {
         compilers.variables,
     ),
     "settings": (settings.chosen,),
-    "modules": (modules.sources, modules.llamafiles, modules.modules),
+    "modules": (modules.sources, modules.llamafiles, modules.modules, modules.unfinished),
     "room": (storage.cache, storage.disk, storage.memory),
 }
 

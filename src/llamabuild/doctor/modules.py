@@ -11,6 +11,7 @@ from llamabuild import inspect, source
 from llamabuild.arch import CudaArch
 from llamabuild.deliver import Llamafile, embed
 from llamabuild.deliver.places import Backend
+from llamabuild.deliver.staging import abandoned
 from llamabuild.deliver.survey import Found, Seen, survey
 from llamabuild.doctor.facts import newer
 from llamabuild.doctor.model import Line
@@ -19,7 +20,7 @@ from llamabuild.errors import LlamabuildError, SourceError
 from llamabuild.inspect import Coverage, Module
 from llamabuild.probe import Gpu
 
-__all__ = ["llamafiles", "modules", "sources"]
+__all__ = ["llamafiles", "modules", "sources", "unfinished"]
 
 _NAMES = ("ggml-rocm", "ggml-cuda")  # in the order in which llamafile tries them
 _ENDINGS = (".so", ".dll")
@@ -111,6 +112,18 @@ def _inside(taken: Found, name: str, here: Surroundings, install: str) -> Iterat
     except OSError as error:
         text = f"{name}, which cannot be taken out for a look: {error.strerror}"
         yield Line("note", text, "name a folder for temporary files in the variable TMPDIR")
+
+
+def unfinished(here: Surroundings) -> Iterator[Line]:
+    """What commands that were killed left beside llamafiles and modules."""
+    for folder in _folders(here):
+        for path in abandoned(folder):
+            yield Line(
+                "note",
+                f"{path} ({path.stat().st_size / 1e6:,.1f} MB) was left by a llamabuild that was "
+                "killed before it was done",
+                f"rm {shlex.quote(str(path))}, or the same command again, which takes it over",
+            )
 
 
 def _judged(

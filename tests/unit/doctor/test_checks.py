@@ -11,6 +11,7 @@ from tests.unit.deliver.world import World
 from tests.unit.inspect.conftest import Forge
 from tests.unit.toolchain.conftest import says
 
+from llamabuild.deliver.staging import staged
 from llamabuild.doctor import storage
 from llamabuild.doctor.facts import facts, newer
 from llamabuild.probe import Gpu
@@ -457,6 +458,34 @@ class TestModules:
         line = patient.line(f"{path}: ")
         assert line.status == "note"
         assert "--llamafile-version" in line.text
+
+    @pytest.mark.parametrize("folder", ["cwd", "home/.llamafile/v/0.9.3"])
+    def test_what_a_killed_command_left(self, patient: Patient, folder: str) -> None:
+        place = patient.cwd if folder == "cwd" else patient.home.parent / folder
+        place.mkdir(parents=True, exist_ok=True)
+        target = place / "some model.llamafile"
+        with staged(target) as stage:
+            stage.file.write(b"a piece of it")
+            stage.file.flush()
+            assert not patient.says("was left by"), "it is being written"
+            left = stage.path
+            left.rename(left.with_name("aside"))
+        left.with_name("aside").rename(left)
+        line = patient.line("was left by a llamabuild that was killed")
+        assert line.status == "note"
+        assert line.text.startswith(f"{left} (0.0 MB)")
+        assert line.cure.startswith(f"rm '{left}', or the same command again")
+        assert left.read_bytes() == b"a piece of it"
+        with staged(target):
+            pass
+        assert not patient.says("was left by")
+
+    def test_what_only_looks_like_it(self, patient: Patient) -> None:
+        (patient.cwd / ".a.llamabuild").mkdir()
+        (patient.cwd / ".b.llamabuild").symlink_to(patient.cwd / "nothing")
+        (patient.cwd / ".c.llamabuild").symlink_to(__file__)
+        (patient.cwd / "d.llamabuild").touch()
+        assert not patient.says("was left by")
 
     def test_what_would_be_compiled(self, patient: Patient) -> None:
         assert patient.line("without --source").status == "ok"
