@@ -63,13 +63,20 @@ private:
     bool changed_ = false;
 };
 
-__global__ void probe_kernel() {}
+// Tells by its shared memory whether it is Hopper's own code: the driver has no other word for it.
+constexpr size_t warpgroups_mark = 4096;
+
+__global__ void probe_kernel() {
+    __shared__ volatile uint8_t mark[LLAMABUILD_WARPGROUPS ? warpgroups_mark : 1];
+    mark[0] = 0;
+}
 
 // What the driver would run on a device, once asked and remembered.
 struct Code {
     int arch = 0;  // CUDA: of the code, times ten (610); HIP: 610 where there is an sdot4, else 1
     int multiprocessors = 0;
     int shared_bytes = 0;  // that a block may ask for
+    bool warpgroups = false;
 };
 
 int find_code(int device, Code& code) {
@@ -99,6 +106,7 @@ int find_code(int device, Code& code) {
                     cudaGetErrorString(error));
     }
     code.arch = attributes.ptxVersion * 10;  // what the preprocessor saw, whatever was made of it
+    code.warpgroups = attributes.sharedSizeBytes >= warpgroups_mark;
 #endif
     return LLAMABUILD_OK;
 }
@@ -248,7 +256,7 @@ int check_shape(const llamabuild_product* given, const llamabuild_groups* groups
     Code code;
     TRY(code_for(given->device, code));
     out.launch = {static_cast<GPU(Stream_t)>(given->stream), code.multiprocessors,
-                  code.shared_bytes, code.arch >= 900};
+                  code.shared_bytes, code.arch >= 900, code.warpgroups};
     out.arch = code.arch;
     out.path = choose_path(*out.facts, code.arch, p);
     out.workspace = 0;
@@ -258,7 +266,7 @@ int check_shape(const llamabuild_product* given, const llamabuild_groups* groups
     } else if (out.path == Path::tensor) {
         p.column_bytes = TensorColumns::bytes(p.k, out.facts->order);
         p.activation_batch = p.column_bytes * TensorColumns::count(p.n);
-        const int splits = tensor_splits(p.m, p.n, p.k, p.batch, out.launch);
+        const int splits = tensor_splits(p, out.facts->order, out.launch);
         out.workspace = p.activation_batch * p.batch + tensor_partial_bytes(p, splits);
     } else {
         p.column_bytes = int64_t{p.k} / 32 * static_cast<int64_t>(sizeof(ActivationBlock));

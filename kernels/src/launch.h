@@ -27,6 +27,7 @@ struct Launch {
     int multiprocessors;
     int shared_bytes;  // that a block may ask for
     bool early;        // the kernel may start before its predecessor in the stream has ended
+    bool warpgroups;   // the running code is Hopper's own
 };
 
 // Blocks in the y and z directions of a grid; longer batches are started piece by piece.
@@ -184,6 +185,11 @@ GPU(Error_t) multiply_integers(const Product& product, const Launch& launch);
 // f16 and bf16 are no instances of it).
 template <Type type>
 GPU(Error_t) multiply_matrices(const Product& product, const Launch& launch);
+
+// Products of many columns by warpgroups; see warpgroup.h, and one definition for each type in
+// warpgroup_*.cu.
+template <Type type>
+GPU(Error_t) multiply_warpgroups(const Product& product, const Launch& launch);
 
 // Activations to ActivationBlocks: `count` columns of `batch` batches, strides in floats.
 GPU(Error_t) quantize_columns(const float* x, int64_t column, int64_t x_batch, int k, int count,

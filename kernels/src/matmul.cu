@@ -1,4 +1,5 @@
 // What the tensor-core path does besides multiplying: prepare activations and add parts.
+#include "halves.h"
 #include "tensor.h"
 
 namespace llamabuild {
@@ -6,34 +7,28 @@ namespace {
 
 constexpr int threads = 512;
 
-__device__ __forceinline__ uint32_t two_halves(float low, float high) {
 #if LLAMABUILD_SM >= 800
-    uint32_t pair;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-#else
-    (void)low, (void)high;  // never started there
-    return 0;
-#endif
-}
-
-// The same for bf16; the floats become what is left of them.
+// As two_halves, for bf16; the floats become what is left of them.
 __device__ __forceinline__ uint32_t two_bfloats(float& low, float& high) {
-#if LLAMABUILD_SM >= 800
     uint32_t pair;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     low -= bits_to_float(pair << 16);
     high -= bits_to_float(pair & 0xffff0000);
     return pair;
-#else
-    (void)low, (void)high;  // never started there
-    return 0;
-#endif
 }
 
 template <class Layout>
-__device__ __forceinline__ int chunk_begin(int chunk) {
-    return chunk / 8 * 256 + Layout::first(chunk % 8);
+__device__ __forceinline__ int group_begin(int chunk, int group) {
+    return chunk / 8 * 256 + Layout::first(chunk % 8) + group * Layout::step;
+}
+
+// Where the 16 activations lie that one group of a chunk meets.
+__device__ __forceinline__ int group_begin(Order order, int chunk, int group) {
+    switch (order) {
+        case Order::interleaved: return group_begin<Interleaved>(chunk, group);
+        case Order::distant: return group_begin<Distant>(chunk, group);
+        default: return group_begin<Linear>(chunk, group);
+    }
 }
 
 // Eight neighbouring floats, by wide loads if the column is aligned.
@@ -47,17 +42,10 @@ __device__ __forceinline__ void load_eight(float (&x)[8], const float* from, boo
     }
 }
 
-// One block for each column. The column is divided by a power of two that brings its largest
-// magnitude to between 1/2 and 1, so that no activation is out of a 16-bit float's range.
-__global__ void __launch_bounds__(threads)
-prepare_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, int64_t padded_n,
-               Order order, uint8_t* columns) {
-    release_successor();
-    wait_for_predecessor();
-    x += blockIdx.y * x_batch + blockIdx.x * column_stride;
-    columns += (blockIdx.y * padded_n + blockIdx.x) * TensorColumns::bytes(k, order);
-    const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
-
+// The exponent of a column's largest magnitude, found by one block. The column is divided by a power
+// of two that brings that magnitude to between 1/2 and 1, so that no activation is out of a 16-bit
+// float's range.
+__device__ __forceinline__ uint32_t find_exponent(const float* x, int k, bool aligned) {
     uint32_t largest = 0;  // k is a multiple of 8
     for (int i = threadIdx.x * 8; i < k; i += threads * 8) {
         alignas(16) float eight[8];
@@ -70,23 +58,33 @@ prepare_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, in
     if (threadIdx.x % group_size == 0) warps[threadIdx.x / group_size] = largest;
     __syncthreads();
     for (const uint32_t other : warps) largest = max(largest, other);
-    const uint32_t exponent = min(max(largest >> 23, 1u), 252u);
-    const float inverse = bits_to_float((253 - exponent) << 23);
+    return min(max(largest >> 23, 1u), 252u);
+}
+__device__ __forceinline__ float inverse_factor(uint32_t exponent) {
+    return bits_to_float((253 - exponent) << 23);
+}
+__device__ __forceinline__ float factor_of(uint32_t exponent) {
+    return bits_to_float((exponent + 1) << 23);
+}
+#endif
+
+// One block for each column.
+__global__ void __launch_bounds__(threads)
+prepare_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, int64_t padded_n,
+               Order order, uint8_t* columns) {
+#if LLAMABUILD_SM >= 800
+    release_successor();
+    wait_for_predecessor();
+    x += blockIdx.y * x_batch + blockIdx.x * column_stride;
+    columns += (blockIdx.y * padded_n + blockIdx.x) * TensorColumns::bytes(k, order);
+    const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
+    const uint32_t exponent = find_exponent(x, k, aligned);
+    const float inverse = inverse_factor(exponent);
 
     for (int i = threadIdx.x; i < TensorColumns::padded(k) / 8; i += threads) {
         const int chunk = i / 16 * 4 + i % 4, h = i / 4 % 4;  // as multiply_matrices_kernel reads
-        int at = 0, step = 0;
-        switch (order) {
-            case Order::linear: at = chunk_begin<Linear>(chunk), step = Linear::step; break;
-            case Order::interleaved:
-                at = chunk_begin<Interleaved>(chunk), step = Interleaved::step;
-                break;
-            case Order::distant: at = chunk_begin<Distant>(chunk), step = Distant::step; break;
-            case Order::plain:
-            case Order::twofold: break;
-        }
         const bool plain = order == Order::plain || order == Order::twofold;
-        at = plain ? 8 * i : at + h / 2 * step + h % 2 * 8;
+        const int at = plain ? 8 * i : group_begin(order, chunk, h / 2) + h % 2 * 8;
         uint4 piece = make_uint4(0, 0, 0, 0), rest = piece;
         if (at < k) {
             alignas(16) float eight[8];
@@ -109,7 +107,59 @@ prepare_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, in
     }
     if (threadIdx.x == 0)
         *reinterpret_cast<float*>(columns + TensorColumns::bytes(k, order) - 16) =
-            bits_to_float((exponent + 1) << 23);
+            factor_of(exponent);
+#else
+    (void)x, (void)column_stride, (void)x_batch, (void)k;  // never started there
+    (void)padded_n, (void)order, (void)columns;
+#endif
+}
+
+// The same for the warpgroups' kernel. Its step has one group of four chunks, and four words of each
+// of these: multiplication i of a step meets word i of all four chunks, first all lower halves.
+__global__ void __launch_bounds__(threads)
+prepare_steps_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k,
+                     int64_t padded_n, Order order, uint8_t* columns) {
+#if LLAMABUILD_SM >= 900
+    release_successor();
+    wait_for_predecessor();
+    using T = TensorColumns;
+    x += blockIdx.y * x_batch + blockIdx.x * column_stride;
+    const int column = blockIdx.x % T::tile;
+    columns += (blockIdx.y * padded_n + blockIdx.x - column) * T::bytes(k, order);
+    const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
+    const uint32_t exponent = find_exponent(x, k, aligned);
+    const float inverse = inverse_factor(exponent);
+
+    for (int i = threadIdx.x; i < T::padded(k) / 16; i += threads) {
+        const int step = i / 4, word = i % 4;
+        uint32_t lower[4] = {}, upper[4] = {};
+        UNROLL
+        for (int t = 0; t < 4; ++t) {
+            const int at = group_begin(order, step / 2 * 4 + t, step % 2) + 4 * word;
+            if (at >= k) continue;
+            alignas(16) float four[4];
+            if (aligned) {
+                *reinterpret_cast<float4*>(four) = *reinterpret_cast<const float4*>(x + at);
+            } else {
+                UNROLL
+                for (int j = 0; j < 4; ++j) four[j] = x[at + j];
+            }
+            lower[t] = two_halves(four[0] * inverse, four[1] * inverse);
+            upper[t] = two_halves(four[2] * inverse, four[3] * inverse);
+        }
+        uint8_t* const to = columns + int64_t{step} * T::step_bytes;
+        *reinterpret_cast<uint4*>(to + T::place_in_step(column, 2 * word)) =
+            make_uint4(lower[0], lower[1], lower[2], lower[3]);
+        *reinterpret_cast<uint4*>(to + T::place_in_step(column, 2 * word + 1)) =
+            make_uint4(upper[0], upper[1], upper[2], upper[3]);
+    }
+    if (threadIdx.x == 0)
+        reinterpret_cast<float*>(columns + T::padded(k) / T::step * T::step_bytes)[column] =
+            factor_of(exponent);
+#else
+    (void)x, (void)column_stride, (void)x_batch, (void)k;  // never started there
+    (void)padded_n, (void)order, (void)columns;
+#endif
 }
 
 __global__ void __launch_bounds__(threads)
@@ -144,20 +194,23 @@ int integer_splits(const Product& p, const Launch& launch) {
                  launch);
 }
 
-int tensor_splits(int m, int n, int k, int batch, const Launch& launch) {
-    const bool large = use_large_tile(n, launch);
-    const int rows = large ? LargeTile::rows : SmallTile::rows;
-    const int columns = large ? LargeTile::columns : SmallTile::columns;
-    const int at_once = large ? LargeTile::blocks_at_once : SmallTile::blocks_at_once;
-    const int64_t blocks =
-        int64_t{(m + rows - 1) / rows} * ((n + columns - 1) / columns) * batch;
-    return split(blocks, at_once, (k + span_weights - 1) / span_weights, 4, launch);
+int tensor_splits(const Product& p, Order order, const Launch& launch) {
+    const auto splits = [&](auto tile) {
+        const int64_t blocks = int64_t{(p.m + tile.rows - 1) / tile.rows} *
+                               ((p.n + tile.columns - 1) / tile.columns) * p.batch;
+        return split(blocks, tile.blocks_at_once, (p.k + span_weights - 1) / span_weights, 4,
+                     launch);
+    };
+    return use_warpgroups(p.n, order, launch) ? splits(WarpgroupTile())
+           : use_large_tile(p.n, launch)      ? splits(LargeTile())
+                                              : splits(SmallTile());
 }
 
 GPU(Error_t) prepare_tensor_columns(const float* x, int64_t column, int64_t x_batch, int k, int n,
                                     int batch, Order order, void* columns, const Launch& launch) {
-    return start(prepare_kernel, launch, dim3(n, batch), threads, 0, x, column, x_batch, k,
-                 TensorColumns::count(n), order, static_cast<uint8_t*>(columns));
+    return start(use_warpgroups(n, order, launch) ? prepare_steps_kernel : prepare_kernel, launch,
+                 dim3(n, batch), threads, 0, x, column, x_batch, k, TensorColumns::count(n), order,
+                 static_cast<uint8_t*>(columns));
 }
 
 GPU(Error_t) add_parts(const Product& p, const float* parts, int splits, const Launch& launch) {

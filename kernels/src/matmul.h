@@ -6,11 +6,10 @@
 // everywhere else, and the activations are laid out beforehand in the order in which the threads
 // meet them: that of F::Layout.
 #pragma once
+#include "halves.h"
 #include "tensor.h"
 
 namespace llamabuild {
-
-constexpr float weight_gain = 256;  // keeps small scales out of the subnormal 16-bit floats
 
 // A block of threads computes a tile; each of its warps, some rows and all columns of it.
 template <class Tile, Type type>
@@ -43,43 +42,6 @@ struct Role {
           g(lane / 4),
           t(lane % 4) {}
 };
-
-// 1024 + byte is a 16-bit float with the byte as its last digits.
-__device__ __forceinline__ void to_halves(uint32_t q, uint32_t scale, uint32_t offset,
-                                          bool has_offset, uint32_t& low, uint32_t& high) {
-    // Where there are offsets, q is never negative; else 128 is added and taken away again.
-    const uint32_t biased = has_offset ? q : q ^ 0x80808080;
-    const uint32_t bias = has_offset ? 0x64006400 : 0x64806480;
-    low = __byte_perm(biased, 0x64646464, 0x4140);
-    high = __byte_perm(biased, 0x64646464, 0x4342);
-    asm("sub.f16x2 %0, %0, %1;" : "+r"(low) : "r"(bias));
-    asm("sub.f16x2 %0, %0, %1;" : "+r"(high) : "r"(bias));
-    if (has_offset) {
-        asm("fma.rn.f16x2 %0, %0, %1, %2;" : "+r"(low) : "r"(scale), "r"(offset));
-        asm("fma.rn.f16x2 %0, %0, %1, %2;" : "+r"(high) : "r"(scale), "r"(offset));
-    } else {
-        asm("mul.f16x2 %0, %0, %1;" : "+r"(low) : "r"(scale));
-        asm("mul.f16x2 %0, %0, %1;" : "+r"(high) : "r"(scale));
-    }
-}
-
-__device__ __forceinline__ uint32_t two_halves(float low, float high) {
-    uint32_t pair;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-}
-
-// One of two 16-bit floats, twice.
-__device__ __forceinline__ uint32_t twice_half(uint32_t pair, int which) {
-    return __byte_perm(pair, 0, which ? 0x3232 : 0x1010);
-}
-
-// What depends on the result is computed where it is used, instead of once before the loop: that
-// would take registers which the sums need.
-__device__ __forceinline__ int here(int x) {
-    asm volatile("" : "+r"(x));
-    return x;
-}
 
 __device__ __forceinline__ void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                               uint32_t b1) {
@@ -290,7 +252,9 @@ GPU(Error_t) start_matrices(const Product& product, const Launch& launch, float*
 
 template <Type type>
 GPU(Error_t) multiply_matrices(const Product& p, const Launch& launch) {
-    const int splits = tensor_splits(p.m, p.n, p.k, p.batch, launch);
+    constexpr Order order = order_of<typename Format<type>::Layout>;
+    if (use_warpgroups(p.n, order, launch)) return multiply_warpgroups<type>(p, launch);
+    const int splits = tensor_splits(p, order, launch);
     const int64_t columns = TensorColumns::count(p.n) * p.column_bytes * p.batch;
     auto* const parts = reinterpret_cast<float*>(const_cast<uint8_t*>(p.activations) + columns);
     const auto start_tiles = use_large_tile(p.n, launch) ? start_matrices<LargeTile, type>

@@ -191,7 +191,8 @@ GPU(Error_t) start_tiles(const Product& p, const Launch& launch, float* parts, i
 
 template <Type type>
 GPU(Error_t) multiply_floats(const Product& p, const Launch& launch) {
-    const int splits = tensor_splits(p.m, p.n, p.k, p.batch, launch);
+    const int splits =
+        tensor_splits(p, type == Type::bf16 ? Order::twofold : Order::plain, launch);
     const int64_t columns = TensorColumns::count(p.n) * p.column_bytes * p.batch;
     auto* const parts = reinterpret_cast<float*>(const_cast<uint8_t*>(p.activations) + columns);
     const auto start_some = use_large_tile(p.n, launch) ? start_tiles<LargeTile, type>

@@ -2,6 +2,14 @@
 #pragma once
 #include "launch.h"
 
+// Hopper's own code (90a): its multiplications by warpgroups are in no other architecture, not even
+// a later one.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define LLAMABUILD_WARPGROUPS 1
+#else
+#define LLAMABUILD_WARPGROUPS 0
+#endif
+
 namespace llamabuild {
 
 constexpr int integer_arch = 750;   // the code's architecture, times ten
@@ -16,6 +24,12 @@ struct LargeTile {
 struct SmallTile {
     static constexpr int rows = 64, columns = 32, row_warps = 2;
     static constexpr int blocks_at_once = 3;
+};
+
+// For Hopper; see warpgroup.h.
+struct WarpgroupTile {
+    static constexpr int rows = 256, columns = 128;
+    static constexpr int blocks_at_once = 1;
 };
 
 // For integers; see integers.h.
@@ -50,7 +64,17 @@ template <class Layout> constexpr Order order_of = Order::linear;
 template <> inline constexpr Order order_of<Interleaved> = Order::interleaved;
 template <> inline constexpr Order order_of<Distant> = Order::distant;
 
+// The warpgroups' kernel takes quantized weights where Hopper's own code runs and a good part of a
+// tile's columns is filled.
+inline bool use_warpgroups(int n, Order order, const Launch& launch) {
+    return launch.warpgroups && n > 64 && order != Order::plain && order != Order::twofold;
+}
+
 // Activations for this path: columns of 16-bit floats, in pieces of eight, then a factor.
+//
+// For the warpgroups' kernel the columns of a tile lie together, cut into steps of 64 activations,
+// each of which is in memory what it is to be in shared memory: 128 bytes a column, whose pieces
+// of 16 bytes are exchanged as `wgmma` expects it. The tile's factors come behind its last step.
 struct TensorColumns {
     static constexpr int tile = 128;  // columns are padded to a multiple of this
 
@@ -61,11 +85,17 @@ struct TensorColumns {
         return padded(k) * (order == Order::twofold ? 4 : 2) + 16;
     }
     DEVICE static constexpr int64_t count(int64_t n) { return (n + tile - 1) / tile * tile; }
+
+    static constexpr int step = 64;  // activations
+    static constexpr int step_bytes = tile * step * 2;
+    DEVICE static constexpr int place_in_step(int column, int piece) {
+        return column * step * 2 + (piece ^ column % 8) * 16;
+    }
 };
 
 // Parts of k that are multiplied by different blocks and added afterwards, so that a product with
 // few rows and columns occupies the whole GPU.
-int tensor_splits(int m, int n, int k, int batch, const Launch& launch);
+int tensor_splits(const Product& p, Order order, const Launch& launch);
 
 int integer_splits(const Product& p, const Launch& launch);
 

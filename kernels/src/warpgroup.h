@@ -1,0 +1,310 @@
+// Weights times many columns, by Hopper's warpgroups (`wgmma`, only in code for 90a).
+//
+// As in matmul.h, weights become 16-bit floats in registers, and are multiplied from there; so k is
+// permuted alike on both sides. Activations are multiplied from shared memory, where one thread's
+// bulk copies bring them as TensorColumns has laid them out. Three of another warpgroup's warps
+// bring weights; four warpgroups unpack and multiply, each its own 64 rows and all columns. While
+// one unpacks, the tensor cores are busy with the others.
+#pragma once
+#include "halves.h"
+#include "tensor.h"
+
+namespace llamabuild {
+
+template <Type type>
+struct WarpgroupShape : WarpgroupTile {
+    using F = Format<type>;
+    static constexpr int multipliers = rows / 64 * 128;  // threads
+    static constexpr int threads = multipliers + 128;
+    static constexpr int weight_threads = 96;  // four for a row
+    static constexpr int span_bytes = span_weights / F::weights * F::bytes;
+    static constexpr int pieces = (span_bytes + 15 + 15) / 16 | 1;  // odd: rows fall on other banks
+    static constexpr int slot_bytes = pieces * 16;
+    static constexpr int weight_bytes = rows * slot_bytes;  // of a stage, as the next
+    static constexpr int column_bytes = TensorColumns::step_bytes;
+    static constexpr int weight_stages = 2;
+    static constexpr int table_bytes = F::table_words * 4;
+    static constexpr int most_shared_bytes = 227 * 1024;
+    static constexpr int other_bytes = weight_stages * weight_bytes + table_bytes + 256;
+    static constexpr int fitting = (most_shared_bytes - other_bytes) / column_bytes;
+    static constexpr int column_stages = fitting < 8 ? fitting : 8;
+    static constexpr int shared_bytes = column_stages * column_bytes + other_bytes;
+    static_assert(column_stages >= 4, "a span's activations");
+    static_assert(columns == TensorColumns::tile, "the activations' tiles are these");
+};
+
+#if LLAMABUILD_WARPGROUPS
+// One of a ring of places in shared memory, and whether it is come to for an odd time.
+template <int Stages>
+struct Ring {
+    int stage = 0;
+    uint32_t odd = 0;
+    __device__ __forceinline__ void next() {
+        if (++stage == Stages) stage = 0, odd ^= 1;
+    }
+};
+
+// A barrier in shared memory (`mbarrier`) for each stage of a ring; `at` is the first one's address.
+struct Barriers {
+    uint32_t at;
+
+    __device__ __forceinline__ void initialize(int stage, int arrivals) const {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at + 8 * stage), "r"(arrivals)
+                     : "memory");
+    }
+    __device__ __forceinline__ void arrive(int stage) const {
+        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at + 8 * stage) : "memory");
+    }
+    // Arrives when this thread's copies so far have.
+    __device__ __forceinline__ void arrive_with_copies(int stage) const {
+        asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(at + 8 * stage)
+                     : "memory");
+    }
+    // Arrives, and completes when `bytes` have come by a bulk copy.
+    __device__ __forceinline__ void copy(int stage, uint32_t to, const uint8_t* from,
+                                         int bytes) const {
+        asm volatile(
+            "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n"
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%2], [%3], %1, "
+            "[%0];" ::"r"(at + 8 * stage),
+            "r"(bytes), "r"(to), "l"(from)
+            : "memory");
+    }
+    // Waits for the end of the phase that began even, or odd; the one before the first was odd.
+    __device__ __forceinline__ void wait(int stage, uint32_t odd) const {
+        asm volatile(
+            "{\n"
+            ".reg .pred done;\n"
+            "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+            "@!done bra again;\n"
+            "}" ::"r"(at + 8 * stage),
+            "r"(odd)
+            : "memory");
+    }
+};
+
+// What `wgmma` is told about a step's activations: where they are; eight columns take 1024 bytes;
+// pieces are exchanged among 128 bytes.
+__device__ __forceinline__ uint64_t describe_columns(uint32_t at) {
+    return uint64_t{1} << 62 | uint64_t{1024 / 16} << 32 | (at & 0x3ffff) >> 4;
+}
+
+// Begins the multiplication of 64 rows by 128 columns and 16 of k.
+__device__ __forceinline__ void multiply_sixteen(float (&c)[64], const uint32_t (&a)[4],
+                                                 uint64_t b) {
+#define EIGHT(i)                                                                           \
+    "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), \
+        "+f"(c[i + 6]), "+f"(c[i + 7])
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+        "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
+        "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
+        "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+        "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+        : EIGHT(0), EIGHT(8), EIGHT(16), EIGHT(24), EIGHT(32), EIGHT(40), EIGHT(48), EIGHT(56)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#undef EIGHT
+}
+
+// Before multiplications that read registers written by other instructions.
+__device__ __forceinline__ void begin_multiplications() {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void end_of_multiplications() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// Waits until at most `Pending` sets of multiplications are still on their way.
+template <int Pending>
+__device__ __forceinline__ void wait_for_multiplications() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
+}
+#endif
+
+// Grid: tiles of rows, tiles of columns, parts of k for each product of the batch.
+template <Type type>
+__global__ void __launch_bounds__((WarpgroupShape<type>::threads), 1)
+multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
+#if LLAMABUILD_WARPGROUPS
+    using F = Format<type>;
+    using S = WarpgroupShape<type>;
+    extern __shared__ __align__(1024) uint8_t stages[];
+    release_successor();
+    uint8_t* const weight_ring = stages + S::column_stages * S::column_bytes;
+    auto* const grid = reinterpret_cast<uint32_t*>(weight_ring + S::weight_stages * S::weight_bytes);
+    const auto column_ring = static_cast<uint32_t>(__cvta_generic_to_shared(stages));
+    const uint32_t barriers = column_ring + S::shared_bytes - 256;
+    const Barriers weights_here{barriers}, weights_used{barriers + 64};
+    const Barriers columns_here{barriers + 128}, columns_used{barriers + 192};
+
+    const int first_row = blockIdx.x * S::rows, first_column = blockIdx.y * S::columns;
+    const int item = p.first_item + blockIdx.z / splits, part = blockIdx.z % splits;
+    const uint8_t* const columns =
+        p.activations + item * p.activation_batch + first_column * p.column_bytes;
+    const uint8_t* const rows = p.weights + item * p.weight_batch;
+    const auto row_at = [&](int row) {
+        return rows + int64_t{min(first_row + row, p.m - 1)} * static_cast<int>(p.row_bytes);
+    };
+    const int spans = (p.k + span_weights - 1) / span_weights;
+    const int first_span = static_cast<int>(int64_t{spans} * part / splits);
+    const int end_span = static_cast<int>(int64_t{spans} * (part + 1) / splits);
+    constexpr int steps = span_weights / TensorColumns::step;  // of a span
+
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < S::weight_stages; ++i) {
+            weights_here.initialize(i, S::weight_threads);
+            weights_used.initialize(i, S::multipliers / 32);
+        }
+        for (int i = 0; i < S::column_stages; ++i) {
+            columns_here.initialize(i, 1);
+            columns_used.initialize(i, S::multipliers / 32);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    if constexpr (F::table_words != 0)
+        for (int i = threadIdx.x; i < F::table_words; i += S::threads) grid[i] = F::table()[i];
+    __syncthreads();
+
+    if (threadIdx.x >= S::multipliers) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+        const int thread = threadIdx.x - S::multipliers;
+        if (thread < S::weight_threads) {
+            const CopyTarget to(weight_ring);
+            const int row_bytes = static_cast<int>(p.row_bytes), piece = thread % 4 * 16;
+            Ring<S::weight_stages> ring;
+            KEEP_LOOP
+            for (int span = first_span; span < end_span; ++span) {
+                weights_used.wait(ring.stage, ring.odd ^ 1);
+                const int begin = span * S::span_bytes;
+                const int left = min(row_bytes - begin, S::span_bytes);
+                KEEP_LOOP
+                for (int row = thread / 4; row < S::rows; row += S::weight_threads / 4) {
+                    const uint8_t* from = row_at(row) + begin;
+                    const int end = skew(from) + left - piece;
+                    from += piece - skew(from);
+                    asm volatile("" : "+l"(from));  // as `here`
+                    const int at =
+                        here(ring.stage * S::weight_bytes + row * S::slot_bytes + piece);
+                    UNROLL
+                    for (int j = 0; j < S::slot_bytes; j += 64)
+                        if (j < end) to.copy16(at + j, from + j);
+                }
+                weights_here.arrive_with_copies(ring.stage);
+                ring.next();
+            }
+        } else if (thread == S::weight_threads) {
+            wait_for_predecessor();
+            Ring<S::column_stages> ring;
+            const uint8_t* from = columns + int64_t{first_span} * steps * S::column_bytes;
+            KEEP_LOOP
+            for (int step = first_span * steps; step < end_span * steps; ++step) {
+                columns_used.wait(ring.stage, ring.odd ^ 1);
+                columns_here.copy(ring.stage, column_ring + ring.stage * S::column_bytes, from,
+                                  S::column_bytes);
+                from += S::column_bytes;
+                ring.next();
+            }
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
+        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        const int row = threadIdx.x / 32 * 16 + g;  // and the one 8 below
+        const uint8_t* const slots = weight_ring + row * S::slot_bytes;
+        const int skews[2] = {skew(row_at(row)), skew(row_at(row + 8))};
+        float sums[64] = {};
+        Ring<S::weight_stages> weights;
+        Ring<S::column_stages> activations;
+
+        KEEP_LOOP
+        for (unsigned half = 2 * first_span; half < 2u * end_span; ++half) {
+            uint32_t q[2][8], scale[2], offset[2];  // scales: 16-bit floats of both groups
+            weights_here.wait(weights.stage, weights.odd);
+            UNROLL
+            for (int r = 0; r < 2; ++r) {
+                const int chunk = static_cast<int>(half % 2) * 4 + t;  // of the span's eight
+                constexpr int chunks = F::weights / 32;
+                const bool inside = half * 4 + t < p.k / 32u;
+                const uint8_t* const slot =
+                    slots + weights.stage * S::weight_bytes + 8 * r * S::slot_bytes +
+                    (unsigned(skews[r]) + half / 2 * S::span_bytes) % 16;
+                const Chunk c = F::chunk(slot + chunk / chunks * F::bytes, chunk % chunks, grid);
+                UNROLL
+                for (int i = 0; i < 8; ++i) q[r][i] = c.q[i];
+                scale[r] =
+                    inside ? two_halves(c.scale[0] * weight_gain, c.scale[1] * weight_gain) : 0;
+                offset[r] =
+                    inside ? two_halves(c.offset[0] * weight_gain, c.offset[1] * weight_gain) : 0;
+            }
+            if (half % 2) {
+                __syncwarp();
+                if (lane == 0) weights_used.arrive(weights.stage);
+                weights.next();
+            }
+            UNROLL
+            for (int group = 0; group < 2; ++group) {
+                uint32_t a[4][4];
+                UNROLL
+                for (int word = 0; word < 4; ++word) {
+                    UNROLL
+                    for (int r = 0; r < 2; ++r)
+                        to_halves(q[r][4 * group + word], twice_half(scale[r], group),
+                                  twice_half(offset[r], group), F::has_offset, a[word][r],
+                                  a[word][r + 2]);
+                }
+                columns_here.wait(activations.stage, activations.odd);
+                begin_multiplications();
+                UNROLL
+                for (int word = 0; word < 4; ++word)
+                    multiply_sixteen(sums, a[word],
+                                     describe_columns(column_ring +
+                                                      activations.stage * S::column_bytes +
+                                                      32 * word));
+                end_of_multiplications();
+                wait_for_multiplications<0>();
+                if (lane == 0) columns_used.arrive(activations.stage);
+                activations.next();
+            }
+        }
+
+        UNROLL
+        for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");  // not read before the wait
+        wait_for_predecessor();
+        const auto* const factors = reinterpret_cast<const float*>(
+            columns + TensorColumns::padded(p.k) / TensorColumns::step * S::column_bytes);
+        float* const output = splits == 1
+                                  ? p.output + item * p.output_batch
+                                  : parts + (int64_t{item} * splits + part) * p.m * p.n;
+        const int64_t output_column = splits == 1 ? p.output_column : p.m;
+        UNROLL
+        for (int i = 0; i < 64; ++i) {
+            const int at = first_row + row + i / 2 % 2 * 8;
+            const int column = i / 4 * 8 + 2 * t + i % 2;
+            if (at < p.m && first_column + column < p.n)
+                output[(first_column + column) * output_column + at] =
+                    sums[i] * factors[column] * (1 / weight_gain);
+        }
+    }
+#else
+    (void)p, (void)parts, (void)splits;  // never started there
+#endif
+}
+
+template <Type type>
+GPU(Error_t) multiply_warpgroups(const Product& p, const Launch& launch) {
+    using S = WarpgroupShape<type>;
+    const int splits = tensor_splits(p, order_of<typename S::F::Layout>, launch);
+    auto* const parts = reinterpret_cast<float*>(const_cast<uint8_t*>(p.activations) +
+                                                 p.activation_batch * p.batch);
+    const auto kernel = multiply_warpgroups_kernel<type>;
+    auto error = GPU(FuncSetAttribute)(reinterpret_cast<const void*>(kernel),
+                                       GPU(FuncAttributeMaxDynamicSharedMemorySize),
+                                       S::shared_bytes);
+    if (error != GPU(Success)) return error;
+    const dim3 blocks((p.m + S::rows - 1) / S::rows, (p.n + S::columns - 1) / S::columns,
+                      p.batch * splits);
+    error = start(kernel, launch, blocks, S::threads, S::shared_bytes, p, parts, splits);
+    if (error == GPU(Success) && splits > 1) error = add_parts(p, parts, splits, launch);
+    return error;
+}
+
+}  // namespace llamabuild
