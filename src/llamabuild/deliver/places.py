@@ -94,9 +94,10 @@ def loader_of(version: str) -> Loader:
 
     :raises UsageError: the release is older than the interface that modules are built for.
     """
-    wanted = _number(canonical(version))
+    number = source.release_number
+    wanted = number(canonical(version))
     for loader in _loaders():
-        if _number(loader.first) <= wanted and (not loader.last or wanted <= _number(loader.last)):
+        if number(loader.first) <= wanted and (not loader.last or wanted <= number(loader.last)):
             return loader
     raise UsageError(
         f"llamafile {version} is not supported: modules can be had for {_loaders()[0].first} and "
@@ -157,10 +158,6 @@ def _app_folder(
 
 def _first_set(names: Sequence[str], environ: Mapping[str, str]) -> Path | None:
     return next((Path(environ[name]) for name in names if environ.get(name)), None)
-
-
-def _number(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
 
 
 @cache

@@ -13,7 +13,7 @@ from llamabuild.errors import DeliveryError, ModuleRejectedError
 from llamabuild.inspect import Coverage, Module
 from llamabuild.inspect.hosts import flavor
 from llamabuild.pipeline.serving import serves
-from llamabuild.source.loaders import loaders
+from llamabuild.source import loaders, release_number
 from llamabuild.store import Store
 
 __all__ = ["fits", "misfit", "refuse_unfit", "refuse_unserving", "sources_of"]
@@ -116,14 +116,14 @@ def _other_layout(module: Module, version: str, made_of: str | None) -> tuple[st
     """
     ranges = loaders(module.exported)
     if made_of is not None:
-        made = _number(canonical(made_of.split("-")[0]))
-        if made == _number(version):
+        made = release_number(canonical(made_of.split("-")[0]))
+        if made == release_number(version):
             return "", ""
         ranges = tuple(pair for pair in ranges if _within(made, pair))
     known = " or ".join(
         first if last in {first, ""} else f"{first} to {last}" for first, last in ranges
     )
-    if not any(_within(_number(version), pair) for pair in ranges):
+    if not any(_within(release_number(version), pair) for pair in ranges):
         of = f"llamafile {made_of}" if made_of else f"llamafile {known or 'unknown'}"
         return f"it is of the sources of {of}, whose data layout is another", ""
     if len(ranges) > 1:
@@ -152,11 +152,6 @@ def _article(kind: str | None) -> str:
     return "no ggml" if kind is None else f"a {kind}"
 
 
-def _number(version: str) -> tuple[int, ...]:
-    parts = [int(part) for part in version.split(".")]
-    return tuple([*parts, 0, 0][:3])
-
-
 def _within(number: tuple[int, ...], pair: tuple[str, str]) -> bool:
     first, last = pair
-    return _number(first) <= number and (not last or number <= _number(last))
+    return release_number(first) <= number and (not last or number <= release_number(last))

@@ -8,6 +8,7 @@ from llamabuild.source.llamafile import (
     classic_names,
     loader_symbols,
     looks_classic,
+    release_number,
     releases,
     releases_of,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "loaders",
     "looks_classic",
     "open_source",
+    "release_number",
     "releases",
     "releases_of",
     "required_symbols",

@@ -24,6 +24,7 @@ __all__ = [
     "describe",
     "loader_symbols",
     "looks_classic",
+    "release_number",
     "releases",
     "releases_of",
 ]
@@ -59,6 +60,12 @@ def releases() -> tuple[str, ...]:
     return tuple(_releases()["crc32"])
 
 
+def release_number(release: str) -> tuple[int, ...]:
+    """``0.8``, which is ``0.8.0`` too, as (0, 8, 0): to compare."""
+    numbers = [int(part) for part in release.split(".")]
+    return tuple([*numbers, 0, 0][:3])
+
+
 def releases_of(checksums: Mapping[str, int]) -> tuple[str, ...]:
     """Every release that these sources can be of, by the CRC-32 that a ZIP's directory states.
 
@@ -80,7 +87,7 @@ def loader_symbols(release: str) -> tuple[str, ...]:
     return tuple(
         name
         for name, (first, last) in _releases()["symbols"].items()
-        if _number(first) <= _number(release) <= _number(last)
+        if release_number(first) <= release_number(release) <= release_number(last)
     )
 
 
@@ -162,11 +169,11 @@ def _narrow(releases: list[str], read: Reader) -> list[str]:
 def _recipe_of(releases: Iterable[str]) -> ClassicRecipe:
     """Recipe of one release, or of several with the same ``ggml-cuda.cu``."""
     releases = list(releases)
-    wanted = [_number(release) for release in releases]
+    wanted = [release_number(release) for release in releases]
     symbols = (
         name
         for name, (first, last) in _releases()["symbols"].items()
-        if any(_number(first) <= release <= _number(last) for release in wanted)
+        if any(release_number(first) <= release <= release_number(last) for release in wanted)
     )
     return _recipe(_entry(releases[0]), symbols)
 
@@ -183,7 +190,8 @@ def _hip(release: str) -> dict[str, Any]:
 
 
 def _entry(release: str) -> Mapping[str, Any]:
-    return [entry for entry in _recipes() if _number(entry["first"]) <= _number(release)][-1]
+    wanted = release_number(release)
+    return [entry for entry in _recipes() if release_number(entry["first"]) <= wanted][-1]
 
 
 def _nearest(text: bytes, origin: str) -> ClassicRecipe:
@@ -222,10 +230,6 @@ def _unknown(text: bytes, recipe: ClassicRecipe) -> str:
 
 def _crc(data: bytes) -> str:
     return f"{zlib.crc32(data):08x}"
-
-
-def _number(release: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in release.split("."))
 
 
 @cache

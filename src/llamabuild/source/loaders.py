@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llamabuild.source.flags import SELF_CONTAINED
-from llamabuild.source.llamafile import loader_symbols, releases
+from llamabuild.source.llamafile import loader_symbols, release_number, releases
 
 __all__ = ["loaders"]
 
@@ -40,7 +40,7 @@ def loaders(exported: Collection[str]) -> tuple[tuple[str, str], ...]:
 def _may_be_of(exported: Collection[str], release: str) -> bool:
     """May the module be compiled from the sources of a release?"""
     return all(
-        (name in exported) == (_number(release) >= _number(first))
+        (name in exported) == (release_number(release) >= release_number(first))
         for name, first in _facts()["marks"].items()
     )
 
@@ -48,11 +48,7 @@ def _may_be_of(exported: Collection[str], release: str) -> bool:
 def _layout(release: str) -> str:
     """The first release with the data layout of ``release``."""
     layouts: list[str] = _facts()["layouts"]
-    return [first for first in layouts if _number(first) <= _number(release)][-1]
-
-
-def _number(release: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in release.split("."))
+    return [first for first in layouts if release_number(first) <= release_number(release)][-1]
 
 
 @cache

@@ -93,7 +93,7 @@ class TestOrder:
     def test_ranges_leave_no_gap_and_do_not_overlap(self) -> None:
         entries = places._loaders()
         for one, other in pairwise(entries):
-            assert places._number(one.last) < places._number(other.first)
+            assert source.release_number(one.last) < source.release_number(other.first)
         assert entries[-1].last == ""
 
     @pytest.mark.parametrize("version", ["0.5", "0.1.0"])

@@ -163,12 +163,18 @@ def test_the_recipe_is_that_of_the_release(
     assert tree.levels == (61, 70)
 
 
+def test_releases_are_compared_by_number_in_two_parts_or_three() -> None:
+    oldest_first = [*llamafile.releases(), "0.10", "0.10.1"]
+    assert sorted(set(oldest_first), key=llamafile.release_number) == oldest_first
+    assert llamafile.release_number("0.8") == llamafile.release_number("0.8.0") == (0, 8, 0)
+
+
 def test_each_release_has_a_recipe_and_symbols() -> None:
     seen = {}
     for name in llamafile._releases()["crc32"]:
         recipe = llamafile._recipe_of([name])
-        assert llamafile._number(recipe.first) <= llamafile._number(name)
-        assert llamafile._number(name) <= llamafile._number(recipe.last)
+        assert llamafile.release_number(recipe.first) <= llamafile.release_number(name)
+        assert llamafile.release_number(name) <= llamafile.release_number(recipe.last)
         seen[name] = len(recipe.required)
     counts = {"0.6": 25, "0.6.1": 25, "0.6.2": 16, "0.7": 9, "0.7.4": 9, "0.8": 9, "0.8.1": 10}
     counts |= {"0.8.14": 10, "0.8.15": 11, "0.9.1": 11, "0.9.2": 12, "0.9.3": 12}
