@@ -107,7 +107,7 @@ def test_a_wrong_shift_is_found_and_its_type_is_named(
         ("crash_grouped", "crashed (SIGABRT) at q4_0, 17 x 32 times 32 x 7, grouped"),
         ("untouched", "129 x 32 times 32 x 1 (scalar), not a number"),
         ("beyond", "126 of 135 products are wrong"),
-        ("first_only", "18 of 135 products are wrong, of q4_0; the first is 17 x 32 times 32 x 1, "),
+        ("first_only", "18 of 135 products are wrong, of q4_0; the first is 17 x 32 times"),
         ("first_only", "32 x 1, batched (scalar), not a number"),
         ("clamp", "9 of 135 products are wrong"),
         ("clamp", "17 x 32 times 32 x 7, grouped (scalar), off by"),

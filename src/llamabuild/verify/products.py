@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -92,11 +93,15 @@ class _Products:
         doing: Callable[[str], None],
     ) -> None:
         self._gpu, self._kind, self._doing = gpu, kind, doing
-        self._k, self._row_bytes = x.shape[1], rows.shape[1]
-        self._rows = gpu.upload(rows)
-        self._columns = {  # by their gap; whoever uses what lies there gets no number
-            gap: gpu.upload(np.pad(x, ((0, 0), (0, gap)), constant_values=np.nan)) for gap in GAPS
-        }
+        self._row_bytes = rows.shape[1]
+        self._k = k = x.shape[1]
+        # What lies between columns is no number, and so nothing is that was made of it. No product
+        # is given more than it may read: a memory checker sees who reads on.
+        apart = {gap: np.pad(x, ((0, 0), (0, gap)), constant_values=np.nan) for gap in GAPS}
+        self._rows = cache(lambda count: gpu.upload(rows[:count]))
+        self._columns = cache(
+            lambda count, gap: gpu.upload(apart[gap].ravel()[: count * (k + gap) - gap])
+        )
         self._weights = to_float64(kind, rows)
         self._x = np.vstack((x, np.zeros_like(x[:1])))  # the last stands for any that is not there
         self._references: dict[str, tuple[Array, Array]] = {}
@@ -151,17 +156,17 @@ class _Products:
         name = spelled(self._kind)
         self._doing(f"{name}, {m} x {k} times {k} x {n}" + (f", {form}" if form != "plain" else ""))
         out = np.full(len(column) * (m + gap) + GUARD, np.nan, np.float32)
+        row = matrix * (m + gap)
         product = gpu.product(
-            kind, m, n, k, weights=self._rows, activations=self._columns[gap],
-            output=gpu.upload(out), activation_stride=gap and k + gap,
-            output_stride=gap and m + gap, **fields,
+            kind, m, n, k, weights=self._rows(row.max() + m),
+            activations=self._columns(max(n, column.max() + 1), gap), output=gpu.upload(out),
+            activation_stride=gap and k + gap, output_stride=gap and m + gap, **fields,
         )  # fmt: skip
         gpu.workspace(product, groups)
         # A group's results are products with one column each.
         path = gpu.path(gpu.product(kind, m, 1, k) if groups else product)
         gpu.multiply(product, groups)
         gpu.download(product.output, out)
-        row = matrix * (m + gap)
         part = column[:, None], row[:, None] + np.arange(m)
         references = [tuple(whole[part] for whole in self._reference(p)) for p in (path, "exact")]
         same, error, right = _judged(_strided(out, m, len(column), gap), k, references)

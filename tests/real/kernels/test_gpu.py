@@ -33,3 +33,5 @@ def test_every_type_on_this_gpu(tmp_path: Path, need: Callable[[object, str], No
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "batched" in done.stdout
+    assert "grouped" in done.stdout

@@ -38,7 +38,7 @@ class Gpu:
     def __init__(self, path: str, fault: Callable[[Array], None] = lambda _: None) -> None:
         self.device, self._path, self._fault = 0, path, fault
         self.memory: dict[int, Array] = {}
-        self._seen: dict[str, Array] = {}
+        self._seen: dict[int, Array] = {}
 
     def upload(self, array: Array) -> int:
         self.memory[len(self.memory) + 1] = array.copy()
@@ -75,8 +75,8 @@ class Gpu:
 
     def multiply(self, p: Product, groups: Groups | None = None) -> None:
         rows = self.memory[p.weights]
-        if "weights" not in self._seen:
-            self._seen["weights"] = to_float64(GGMLQuantizationType(p.type), rows)
+        if p.weights not in self._seen:
+            self._seen[p.weights] = to_float64(GGMLQuantizationType(p.type), rows)
         x, out = self.memory[p.activations].reshape(-1), self.memory[p.output]
         x_stride, out_stride = p.activation_stride or p.k, p.output_stride or p.m
         matrix = (p.weight_batch_stride or p.m * rows.shape[1]) // rows.shape[1]
@@ -93,7 +93,9 @@ class Gpu:
                 n, first = p.n, 0 if p.weight_batch_stride == -1 else item * matrix
                 begin = item * (p.activation_batch_stride or (n - 1) * x_stride + p.k)
                 to = item * (p.output_batch_stride or (n - 1) * out_stride + p.m)
-            weights = self._seen["weights"][first : first + p.m]
+            weights = np.full((p.m, p.k), np.nan)  # what lies behind the memory may be anything
+            there = self._seen[p.weights][first : first + p.m]
+            weights[: len(there)] = there
             values = rounded(strided(x[begin:], n, p.k, x_stride), self._path)
             strided(out[to:], n, p.m, out_stride)[:] = values @ weights.T
         self._fault(out)
