@@ -72,6 +72,7 @@ class Bench:
         self.traps: dict[str, int] = {}
         self.failure: BaseException | None = None
         self.looks = 0  # how often somebody looked for GPUs
+        self.reads = 0  # how often a module was read
 
     def detect_gpus(self, _environ: Any) -> Detection:
         self.looks += 1
@@ -87,6 +88,7 @@ class Bench:
         return path
 
     def read_module(self, path: Path) -> Module:
+        self.reads += 1
         plan = next(plan for plan in self.compiled if plan.key in path.read_text())
         return Module(
             path=path,
@@ -159,6 +161,17 @@ def test_a_second_request_compiles_nothing(bench: Bench) -> None:
     assert manifest["needed"] == ["libc.so.6", "libcuda.so.1"]
     assert manifest["host_compiler"]["version"] == "12.2.0"
     assert first.path.with_name("build.log").read_text() == "compiling\n"
+
+
+def test_a_fresh_module_is_read_once(bench: Bench) -> None:
+    (fresh,) = build("75", require_gpus=["rtx 2080"])
+    assert fresh.module.path == fresh.path
+    assert fresh.module.labels == ("75-real",)
+    assert bench.reads == 1
+    (cached,) = build("75")
+    assert cached.inspected is None
+    assert bench.reads == 1
+    assert cached.module == fresh.module
 
 
 def test_rebuild_compiles_again(bench: Bench) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,26 @@ __all__ = ["Built", "build", "gpu_architecture"]
 
 @dataclass(frozen=True)
 class Built:
-    """A finished module, and whether the cache had it. ``seconds`` is wall time."""
+    """A finished module, and whether the cache had it. ``seconds`` is wall time.
+
+    :param inspected: what it was read to be before it was published; none where the cache had it.
+    """
 
     artifact: Artifact
     plan: Plan
     cached: bool
     seconds: float
+    inspected: inspect.Module | None = field(default=None, compare=False, repr=False)
 
     @property
     def path(self) -> Path:
         """The module's file in the cache."""
         return self.artifact.path
+
+    @property
+    def module(self) -> inspect.Module:
+        """What the module is read to be."""
+        return self.inspected or inspect.read_module(self.path)
 
     def to_json(self) -> dict[str, Any]:
         """The element of ``artifacts`` in ``build --json``."""
@@ -102,7 +111,13 @@ def _build_one(job: Job, made: Plan) -> Built:
             ) from error
         module.rename(staging.entry / made.module)
         artifact = job.store.publish(staging, made.module, _manifest(made, found))
-    return Built(artifact, made, cached=False, seconds=time.monotonic() - began)
+    return Built(
+        artifact,
+        made,
+        cached=False,
+        seconds=time.monotonic() - began,
+        inspected=replace(found, path=artifact.path),
+    )
 
 
 def _inspected(made: Plan, path: Path) -> inspect.Module:
@@ -133,7 +148,7 @@ def _tell_whom_it_serves(job: Job, wanted: Mapping[str, str], built: tuple[Built
         gpus = (job.detection or detect(job.environ)).gpus
     if not (wanted or gpus):
         return
-    modules = [inspect.read_module(result.path) for result in built]
+    modules = [result.module for result in built]
     require(wanted, modules)
     for note in gpus_here(gpus, modules, job.source.levels if job.source else ()):
         job.notify(note)

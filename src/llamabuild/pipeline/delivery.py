@@ -137,13 +137,12 @@ def install_module(job: Job, named: Path) -> Installed:
             "there is no GPU in this machine, and none was named",
             hint="name the one that the llamafile will run on: --for 'gtx 1080'",
         )
-    job, path = _module(job, llamafile, version, wanted)
-    if path is None:
+    job, module = _module(job, llamafile, version, wanted)
+    if module is None:
         backend = _expected(job, wanted)
         delivery = _delivery(job, llamafile, Path(), backend)
         _warn(job, delivery)
         return Installed(delivery, None, _of(job, wanted, backend), (), None, dry_run=True)
-    module = inspect.read_module(path)
     backend = "rocm" if module.backend == "hip" else "cuda"
     wanted = _of(job, wanted, backend)
     made_of = _made_of(job, llamafile, module)
@@ -151,7 +150,8 @@ def install_module(job: Job, named: Path) -> Installed:
         job.notify(Note("warning", text))
     for card in wanted:
         refuse_unfit(module, card.name, card.arch)
-    delivery = _delivery(job, llamafile, path, backend)  # refused places are told before the trial
+    # Refused places are told before the trial.
+    delivery = _delivery(job, llamafile, module.path, backend)
     if job.request.dry_run:
         _warn(job, delivery)
         return Installed(delivery, module, wanted, (), None, dry_run=True)
@@ -160,7 +160,7 @@ def install_module(job: Job, named: Path) -> Installed:
         raise DeliveryError(
             f"{llamafile.path} was changed meanwhile", hint="run the same command again"
         )
-    delivery = _delivery(job, llamafile, path, backend)
+    delivery = _delivery(job, llamafile, module.path, backend)
     record = install.apply(delivery, open_backups(job), job.notify)
     _warn(job, delivery)
     return Installed(delivery, module, wanted, verdicts, record, dry_run=False)
@@ -168,13 +168,13 @@ def install_module(job: Job, named: Path) -> Installed:
 
 def _module(
     job: Job, llamafile: Llamafile, version: str, wanted: tuple[Card, ...]
-) -> tuple[Job, Path | None]:
-    """The module's file; none if it would have to be built and nothing is to be done."""
+) -> tuple[Job, Module | None]:
+    """The module; none if it would have to be built and nothing is to be done."""
     request = job.request
     if request.given_module:
         if llamafile.sources:  # what it is to be tried with
             job = replace(job, request=replace(request, source=str(llamafile.path)))
-        return _with_source(job), module_to_try(job, request.given_module)
+        return _with_source(job), inspect.read_module(module_to_try(job, request.given_module))
     spec = request.source
     if request.origin("source") != "--source" and llamafile.sources:
         spec = str(llamafile.path)
@@ -195,9 +195,9 @@ def _module(
         refuse_unserving(made.archs, card.name, card.arch)
     if request.dry_run:
         artifact = job.store.lookup(made.key, job.notify)
-        return job, artifact.path if artifact else None
+        return job, inspect.read_module(artifact.path) if artifact else None
     (built,) = build(job)
-    return job, built.path
+    return job, built.module
 
 
 def _made_of(job: Job, llamafile: Llamafile, module: Module) -> str | None:

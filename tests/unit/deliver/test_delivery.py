@@ -72,7 +72,7 @@ class Machine:
     def build(self, _job: Any) -> tuple[Any]:
         self.compiled += 1
         self.while_building()
-        return (type("Built", (), {"path": self.world.module}),)
+        return (type("Built", (), {"module": self.read_module(self.world.module)}),)
 
     def read_module(self, path: Path) -> Module:
         data = path.read_bytes()
