@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.rocms import rocm
 
 import llamabuild
 from llamabuild import engine, inspect, pipeline, probe, toolchain
-from llamabuild.arch import CudaArch, hip_target
+from llamabuild.arch import CudaArch
 from llamabuild.errors import ArchitectureError, ModuleRejectedError, ToolchainError
 from llamabuild.events import Event, Note
 from llamabuild.inspect import Entry, Kernel, Module
 from llamabuild.planning import Plan
 from llamabuild.probe import Detection, Gpu, HostLimits, Problem
-from llamabuild.toolchain import BuildTools, HostCompiler, Rocm, RocmSearch, Toolkit, ToolkitSearch
+from llamabuild.toolchain import BuildTools, HostCompiler, RocmSearch, Toolkit, ToolkitSearch
 
 CLASSIC = Path(__file__).parents[1] / "real/data/classic"
 KFD = Problem("/dev/kfd cannot be opened: permission denied", "join the group render")
@@ -30,25 +31,6 @@ def amd(*archs: str) -> Detection:
         for place, arch in enumerate(archs)
     ]
     return Detection(tuple(gpus), (), None)
-
-
-def rocm(version: str, *targets: str) -> Rocm:
-    return Rocm(
-        version=version,
-        root=Path(f"/opt/rocm-{version}"),
-        clang=Path(f"/opt/rocm-{version}/llvm/bin/clang++"),
-        bundler=Path(f"/opt/rocm-{version}/llvm/bin/clang-offload-bundler"),
-        llvm="18.0.0",
-        found_via="PATH",
-        named=False,
-        targets=tuple(map(hip_target, targets)),
-        without_libraries=(),
-        include_dir=Path("/opt/rocm/include"),
-        device_libraries=Path("/opt/rocm/amdgcn/bitcode"),
-        device_digest="0123",
-        runtime=Path("/opt/rocm/lib/libamdhip64.so"),
-        hipblas=None,
-    )
 
 
 class Bench:

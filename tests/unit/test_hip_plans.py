@@ -7,30 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.rocms import rocm
 
 from llamabuild.arch import hip_target
 from llamabuild.errors import LlamabuildError, SourceError, UsageError
 from llamabuild.planning import Plan, make_plan, rocm_needs
 from llamabuild.settings import resolve
 from llamabuild.source import SourceTree
-from llamabuild.toolchain import Hipblas, Machine, Rocm
+from llamabuild.toolchain import Machine, Rocm
 
-ROCM = Rocm(
-    version="6.2.41134",
-    root=Path("/opt/rocm"),
-    clang=Path("/opt/rocm/llvm/bin/clang++"),
-    bundler=Path("/opt/rocm/llvm/bin/clang-offload-bundler"),
-    llvm="18.0.0",
-    found_via="PATH",
-    named=False,
-    targets=(hip_target("gfx906"), hip_target("gfx1030")),
-    without_libraries=(),
-    include_dir=Path("/opt/rocm/include"),
-    device_libraries=Path("/opt/rocm/amdgcn/bitcode"),
-    device_digest="0123",
-    runtime=Path("/opt/rocm/lib/libamdhip64.so"),
-    hipblas=Hipblas(Path("/opt/rocm/include"), (Path("/opt/rocm/lib/libhipblas.so"),)),
-)
+ROCM = rocm("6.2.41134", "gfx906", "gfx1030")
 CLASSIC = SourceTree(
     kind="llamafile",
     version="0.8.1",

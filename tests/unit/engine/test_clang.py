@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.unit.rocms import rocm
 
 from llamabuild.arch import hip_target
 from llamabuild.engine import Tools, clang, own
@@ -17,24 +18,9 @@ from llamabuild.planning import Plan, make_plan
 from llamabuild.probe import HostLimits
 from llamabuild.settings import resolve
 from llamabuild.source import SourceTree
-from llamabuild.toolchain import BuildTools, Hipblas, Machine, Rocm
+from llamabuild.toolchain import BuildTools, Machine, Rocm
 
-ROCM = Rocm(
-    version="6.2.41134",
-    root=Path("/opt/rocm"),
-    clang=Path("/opt/rocm/llvm/bin/clang++"),
-    bundler=Path("/opt/rocm/llvm/bin/clang-offload-bundler"),
-    llvm="18.0.0",
-    found_via="PATH",
-    named=False,
-    targets=(hip_target("gfx906"), hip_target("gfx90a"), hip_target("gfx1030")),
-    without_libraries=(),
-    include_dir=Path("/opt/rocm/include"),
-    device_libraries=Path("/opt/rocm/amdgcn/bitcode"),
-    device_digest="0123",
-    runtime=Path("/opt/rocm/lib/libamdhip64.so"),
-    hipblas=Hipblas(Path("/opt/rocm/include"), (Path("/opt/rocm/lib/libhipblas.so"),)),
-)
+ROCM = rocm("6.2.41134", "gfx906", "gfx90a", "gfx1030")
 KERNELS = SourceTree(
     kind="bundled",
     version="0.1.0",
@@ -125,8 +111,8 @@ def test_host_and_device_agree_on_everything_but_their_half(site: Site) -> None:
     assert shared[0] == shared[1] == shared[2]
     for word in ("-DONE=1", "-Iinclude", "-std=c++17", "-fvisibility=hidden", "-fPIC", "hip"):
         assert word in shared[0]
-    assert "--rocm-path=/opt/rocm" in shared[0]
-    assert "--rocm-device-lib-path=/opt/rocm/amdgcn/bitcode" in shared[0]
+    assert f"--rocm-path={ROCM.root}" in shared[0]
+    assert f"--rocm-device-lib-path={ROCM.device_libraries}" in shared[0]
 
 
 def test_names_of_what_is_local_depend_on_the_plan_and_the_file_but_on_no_folder(
@@ -146,7 +132,7 @@ def test_names_of_what_is_local_depend_on_the_plan_and_the_file_but_on_no_folder
 def test_libraries_are_linked_by_their_files(site: Site) -> None:
     assert clang.libraries(site, ROCM) == [str(ROCM.runtime), "dl", "rt", "pthread"]
     linked = replace(site, plan=replace(site.plan, libraries=("amdhip64", "hipblas")))
-    assert clang.libraries(linked, ROCM) == [str(ROCM.runtime), "/opt/rocm/lib/libhipblas.so"]
+    assert clang.libraries(linked, ROCM) == [str(ROCM.runtime), f"{ROCM.root}/lib/libhipblas.so"]
 
 
 def test_cmake_is_told_of_clang_and_not_of_nvcc(
@@ -166,7 +152,7 @@ def test_cmake_is_told_of_clang_and_not_of_nvcc(
     monkeypatch.setattr(Site, "project", lambda _site, _name: Silent())
     assert own.build(site).name == "ggml-rocm.so"
     assert told["CMAKE_CXX_COMPILER"] == str(ROCM.clang)
-    assert told["CMAKE_C_COMPILER"] == "/opt/rocm/llvm/bin/clang"
+    assert told["CMAKE_C_COMPILER"] == f"{ROCM.root}/llvm/bin/clang"
     assert not any("NVCC" in name for name in told)
     script = Path(str(told["LLAMABUILD_STAGES"])).read_text()
     assert script.count("add_custom_command") == 8
