@@ -272,10 +272,25 @@ def test_required_gpus(bench: Bench) -> None:
         build("60", require_gpus=["gtx 1080"])
     assert caught.value.hint == "add 61 to --arch"
     build("60,61", require_gpus=["gtx 1080", "6.1"])
-    with pytest.raises(ModuleRejectedError, match="nothing runs"):
+    with pytest.raises(ModuleRejectedError, match=r"on 6\.1 \(61\), nothing runs") as caught:
         build("75", require_gpus=["6.1"])
+    assert caught.value.hint == "add 61 to --arch"
     with pytest.raises(ArchitectureError):
         build("75", require_gpus=["all"])
+
+
+def test_required_gpus_that_a_plan_leaves_out_need_no_compiler(bench: Bench, command: Run) -> None:
+    line = ("--source", str(CLASSIC), "--arch", "75,90", "--require-gpu", "gtx 1080")
+    for words in ((), ("--dry-run",), ("--per-arch",)):
+        code, _, err = command(*line, *words)
+        assert code == 7
+        assert "on gtx 1080 (61), nothing runs" in err
+    assert bench.compiled == []
+    assert command(*line[:3], "75,61", *line[4:], "--dry-run")[0] == 0
+    assert command(*line[:3], "60", *line[4:], "--dry-run")[0] == 0  # which kernels give up?
+    assert command(*line[:3], "60-virtual", *line[4:], "--dry-run")[0] == 0
+    assert command(*line[:3], "75", "--require-gpu", "banana")[0] == 3
+    assert bench.compiled == []
 
 
 def test_a_gpu_that_is_here_and_would_run_other_code_is_a_warning(bench: Bench) -> None:

@@ -6,8 +6,9 @@ or the compilers.
 
 from __future__ import annotations
 
-from llamabuild.pipeline.building import Built, build, gpu_architecture
+from llamabuild.pipeline.building import Built, build
 from llamabuild.pipeline.environment import Environment, Setting, environment
+from llamabuild.pipeline.serving import gpu_architecture
 from llamabuild.pipeline.stages import PLANNING, Job, depends_on, detect, open_store, plan, start
 from llamabuild.pipeline.trying import module_to_try, source_to_try
 from llamabuild.store import Store

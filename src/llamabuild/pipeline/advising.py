@@ -12,7 +12,8 @@ from llamabuild import advise, probe, verify
 from llamabuild.advise import Advice, Card
 from llamabuild.advise.facts import facts
 from llamabuild.errors import ArchitectureError
-from llamabuild.pipeline.building import build, gpu_architecture
+from llamabuild.pipeline.building import build
+from llamabuild.pipeline.serving import gpu_architecture
 from llamabuild.pipeline.stages import Job, detect, plan
 from llamabuild.probe import Detection, Gpu
 from llamabuild.source.bundled import BUNDLED

@@ -9,15 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llamabuild import __version__, arch, engine, inspect, probe, toolchain
-from llamabuild.arch import CudaArch
+from llamabuild import __version__, engine, inspect, probe, toolchain
 from llamabuild.errors import CompilationError, ModuleRejectedError, StoreError
-from llamabuild.pipeline.serving import gpus_here, require
+from llamabuild.pipeline.serving import gpu_architecture, gpus_here, require
 from llamabuild.pipeline.stages import Job, detect
 from llamabuild.planning import Plan
 from llamabuild.store import Artifact, export
 
-__all__ = ["Built", "build", "gpu_architecture"]
+__all__ = ["Built", "build"]
 
 
 @dataclass(frozen=True)
@@ -67,16 +66,6 @@ def build(job: Job) -> tuple[Built, ...]:
         for result in built:
             _export(job.request.output, result, alone=len(built) == 1)
     return built
-
-
-def gpu_architecture(name: str) -> str:
-    """Return the architecture of one GPU that a user names: "61" for ``gtx 1080`` or ``6.1``.
-
-    :raises ArchitectureError: nobody knows it, or it is more than one.
-    """
-    item = arch.parse_gpu(name)
-    # A chip runs code with and without its letter: "90a" names the GPU that "90" does.
-    return str(item.number) if isinstance(item, CudaArch) else str(item)
 
 
 def _build_one(job: Job, made: Plan) -> Built:

@@ -20,8 +20,9 @@ from llamabuild.errors import (
 from llamabuild.events import Note
 from llamabuild.inspect import Module
 from llamabuild.memo import identity
-from llamabuild.pipeline.building import build, gpu_architecture
+from llamabuild.pipeline.building import build
 from llamabuild.pipeline.fitness import fits, refuse_unfit, refuse_unserving, sources_of
+from llamabuild.pipeline.serving import gpu_architecture
 from llamabuild.pipeline.stages import Job, detect, open_source, plan
 from llamabuild.pipeline.trying import module_to_try
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from llamabuild import arch
 from llamabuild.arch import CudaArch, HipTarget
 from llamabuild.errors import ModuleRejectedError
 from llamabuild.events import Note
@@ -11,7 +12,17 @@ from llamabuild.inspect import Coverage, Entry, Module, coverage
 from llamabuild.inspect.coverage import pick
 from llamabuild.probe import Gpu
 
-__all__ = ["gpus_here", "require", "serves"]
+__all__ = ["gpu_architecture", "gpus_here", "require", "require_planned", "serves"]
+
+
+def gpu_architecture(name: str) -> str:
+    """Return the architecture of one GPU that a user names: "61" for ``gtx 1080`` or ``6.1``.
+
+    :raises ArchitectureError: nobody knows it, or it is more than one.
+    """
+    item = arch.parse_gpu(name)
+    # A chip runs code with and without its letter: "90a" names the GPU that "90" does.
+    return str(item.number) if isinstance(item, CudaArch) else str(item)
 
 
 def serves(planned: Iterable[CudaArch | HipTarget], architecture: str) -> bool:
@@ -26,6 +37,22 @@ def _code(planned: CudaArch | HipTarget) -> Entry:
     return Entry("ptx" if planned.virtual else "sass", planned.name, 0, 0, None)
 
 
+def require_planned(
+    names: Iterable[str], planned: Sequence[Iterable[CudaArch | HipTarget]]
+) -> None:
+    """Refuse, before any is built, modules of which none runs on a GPU that must be served.
+
+    :param names: what the user calls the GPUs.
+    :param planned: what each module is to be made for.
+    :raises ArchitectureError: nobody knows a GPU.
+    :raises ModuleRejectedError: as :func:`require`.
+    """
+    for name in names:
+        architecture = gpu_architecture(name)
+        if not any(serves(archs, architecture) for archs in planned):
+            raise _rejected(name, architecture, "nothing runs", ())
+
+
 def require(wanted: Mapping[str, str], modules: Sequence[Module]) -> None:
     """Refuse modules of which none runs all its kernels on a GPU that must be served.
 
@@ -35,11 +62,17 @@ def require(wanted: Mapping[str, str], modules: Sequence[Module]) -> None:
     for name, architecture in wanted.items():
         found = _best(modules, architecture)
         if not found.healthy:
-            raise ModuleRejectedError(
-                f"on {name} ({architecture}), {_trouble(found)}: "
-                f"the driver would take {', '.join(found.entries) or 'no'} code",
-                hint=f"add {architecture} to --arch",
-            )
+            raise _rejected(name, architecture, _trouble(found), found.entries)
+
+
+def _rejected(
+    name: str, architecture: str, trouble: str, entries: Sequence[str]
+) -> ModuleRejectedError:
+    return ModuleRejectedError(
+        f"on {name} ({architecture}), {trouble}: "
+        f"the driver would take {', '.join(entries) or 'no'} code",
+        hint=f"add {architecture} to --arch",
+    )
 
 
 def gpus_here(

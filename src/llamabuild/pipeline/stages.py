@@ -12,6 +12,7 @@ from llamabuild.arch import CudaArch, HipTarget, Item, Keyword
 from llamabuild.errors import ArchitectureError
 from llamabuild.events import Listener, Note
 from llamabuild.memo import Memo
+from llamabuild.pipeline.serving import require_planned
 from llamabuild.planning import Plan, make_plan, needs_cublas, rocm_needs
 from llamabuild.probe import Detection, Gpu
 from llamabuild.settings import Request
@@ -227,7 +228,23 @@ def make_plans(job: Job) -> Job:
     return replace(job, plans=tuple(plans))
 
 
-PLANNING = (read_architectures, look_at_gpus, open_source, find_toolkits, make_plans)
+def require_gpus(job: Job) -> Job:
+    """Refuse plans that leave out a GPU which must be served: no build is needed to know it.
+
+    :raises ModuleRejectedError: nothing will run on one of ``--require-gpu``.
+    """
+    require_planned(job.request.require_gpus, [made.archs for made in job.plans])
+    return job
+
+
+PLANNING = (
+    read_architectures,
+    look_at_gpus,
+    open_source,
+    find_toolkits,
+    make_plans,
+    require_gpus,
+)
 
 
 def plan(job: Job) -> Job:

@@ -13,12 +13,12 @@ import pytest
 from tests.unit.deliver.world import CRC, CUDA, OURS, SHIPPED, World, classic, program
 from tests.unit.source.conftest import zipped
 
-from llamabuild import deliver, source
+from llamabuild import deliver, pipeline, source
 from llamabuild.arch import CudaArch, hip_target
 from llamabuild.cli.main import main
 from llamabuild.errors import ModuleRejectedError, ToolchainError
 from llamabuild.inspect import Entry, Kernel, Module
-from llamabuild.pipeline import building, delivery, fitness
+from llamabuild.pipeline import delivery, fitness
 from llamabuild.probe import Detection, Gpu, Problem
 from llamabuild.store import Store
 from llamabuild.verify import Verdict
@@ -544,6 +544,6 @@ class TestStatus:
 
 
 def test_a_gpu_s_architecture_is_told_as_for_inspect() -> None:
-    assert building.gpu_architecture("gtx 1080") == "61"
-    assert building.gpu_architecture("90a") == "90"  # a chip runs code with its letter and without
-    assert building.gpu_architecture("gfx90a:xnack-") == "gfx90a:xnack-"
+    assert pipeline.gpu_architecture("gtx 1080") == "61"
+    assert pipeline.gpu_architecture("90a") == "90"  # a chip runs code with its letter and without
+    assert pipeline.gpu_architecture("gfx90a:xnack-") == "gfx90a:xnack-"
