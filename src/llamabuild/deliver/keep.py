@@ -58,10 +58,10 @@ class Record:
     at: str = ""
 
 
-def backups_folder(environ: Mapping[str, str], fallback: Path) -> Path:
+def backups_folder(environ: Mapping[str, str]) -> Path | None:
     """Where backups are unless a user names another folder: in the user's own data folder.
 
-    :param fallback: where there is no home, and so no such folder.
+    None where there is no home, and so no such folder.
     """
     if sys.platform in {"win32", "darwin"}:
         import platformdirs
@@ -73,7 +73,7 @@ def backups_folder(environ: Mapping[str, str], fallback: Path) -> Path:
         return data / "llamabuild" / "backups"
     if home.is_absolute() and home.is_dir():
         return home / ".local" / "share" / "llamabuild" / "backups"
-    return fallback
+    return None
 
 
 class Backups:

@@ -96,7 +96,9 @@ def open_backups(job: Job) -> Backups:
     """Open the folder with what was replaced."""
     if job.request.backup_dir:
         return Backups((job.cwd / job.request.backup_dir).absolute())
-    return Backups(deliver.backups_folder(job.environ, job.store.base.parent / "backups"))
+    folder = deliver.backups_folder(job.environ)
+    # The cache may be where anybody can write: it is there, and ours alone, before they are in it.
+    return Backups(folder or job.store.create().parent / "backups")
 
 
 def cards(job: Job) -> tuple[Card, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -389,6 +391,23 @@ class TestInstall:
         said = say("install", world.llamafile("0.8.6", text=False), "--json")
         assert said.document["error"]["code"] == said.code == 5
         assert "--llamafile-version" in said.document["error"]["hint"]
+
+
+class TestWithoutAHome:
+    def test_backups_are_in_a_cache_that_is_ours_alone(
+        self, world: World, say: Say, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("HOME", "XDG_DATA_HOME", "LLAMABUILD_BACKUP_DIR"):
+            monkeypatch.delenv(name, raising=False)
+        before = os.umask(0)
+        try:
+            said = say("install", world.llamafile("0.8.1"), "--module", world.module)
+        finally:
+            os.umask(before)
+        assert said.code == 0, said.err
+        cache = world.folder / "cache"
+        assert (cache / "backups/records").is_dir()
+        assert stat.S_IMODE(cache.stat().st_mode) == 0o700
 
 
 class TestWrongModules:
