@@ -87,8 +87,8 @@ LLAMABUILD_API int llamabuild_types(int32_t *types, int room);
 LLAMABUILD_API int llamabuild_device_count(int *count);
 
 /* `name` is cut to `room`; `arch` is the compute capability times ten (90 for 9.0), 0 on AMD;
- * `code` is the architecture of the code that really runs there, as the driver chose it (on AMD 61
- * where a four-byte dot product is used, else 0): 0 if none does. */
+ * `code` is the architecture of the code that really runs there, as the driver chose it (on AMD 75
+ * where matrix cores are used, 61 where a four-byte dot product is, else 0): 0 if none does. */
 LLAMABUILD_API int llamabuild_device_info(int device, char *name, int room, int *arch, int *code,
                                           int64_t *memory_bytes);
 

@@ -1,10 +1,12 @@
 // The C ABI: checks what it is told, chooses the path, reports every error.
 #include "llamabuild_kernels.h"
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <map>
 #include <mutex>
+#include <string_view>
 
 #include "tensor.h"
 
@@ -73,7 +75,9 @@ __global__ void probe_kernel() {
 
 // What the driver would run on a device, once asked and remembered.
 struct Code {
-    int arch = 0;  // CUDA: of the code, times ten (610); HIP: 610 where there is an sdot4, else 1
+    // CUDA: of the code, times ten (610). HIP: of the least that can do as much (LLAMABUILD_MFMA,
+    // LLAMABUILD_SDOT4), else 1.
+    int arch = 0;
     int multiprocessors = 0;
     int shared_bytes = 0;  // that a block may ask for
     bool warpgroups = false;
@@ -91,12 +95,16 @@ int find_code(int device, Code& code) {
     if (hipFuncGetAttributes(&attributes, reinterpret_cast<const void*>(probe_kernel)) !=
         hipSuccess)
         return fail(LLAMABUILD_NO_CODE, "no code for %s in this library", properties.gcnArchName);
-    const size_t length = std::strcspn(properties.gcnArchName, ":");
-    code.arch = 1;
-    for (const char* name : {"gfx906", "gfx908", "gfx90a", "gfx1011", "gfx1012", "gfx1030",
-                             "gfx1031", "gfx1032", "gfx1034"})
-        if (std::strlen(name) == length && !std::strncmp(name, properties.gcnArchName, length))
-            code.arch = 610;
+    const std::string_view name(properties.gcnArchName,
+                                std::strcspn(properties.gcnArchName, ":"));
+    const auto is_one_of = [&](std::initializer_list<std::string_view> names) {
+        return std::find(names.begin(), names.end(), name) != names.end();
+    };
+    code.arch = is_one_of({"gfx908", "gfx90a"}) ? integer_arch
+                : is_one_of({"gfx906", "gfx1011", "gfx1012", "gfx1030", "gfx1031", "gfx1032",
+                             "gfx1034"})
+                    ? 610
+                    : 1;
 #else
     cudaFuncAttributes attributes;
     const cudaError_t error = cudaFuncGetAttributes(&attributes, probe_kernel);

@@ -5,9 +5,10 @@
 // by the columns, 32 weights (or, where a format changes its scale so often, 16) in one sum of
 // integers, which then meets the scales of both sides. How the warps of a block share the work
 // depends on the tile: with few columns they divide k among them and add their results, and nothing
-// but the warp waits for the warp; with many they divide the rows and share the columns.
+// but the warp waits for the warp; with many they divide the rows and share the columns. AMD's
+// matrix cores have a kernel of their own in mfma.h.
 #pragma once
-#include "tensor.h"
+#include "mfma.h"
 
 namespace llamabuild {
 
@@ -348,8 +349,12 @@ GPU(Error_t) multiply_integers(const Product& p, const Launch& launch) {
     const int splits = integer_splits(p, launch);
     auto* const parts = reinterpret_cast<float*>(const_cast<uint8_t*>(p.activations) +
                                                  p.activation_batch * p.batch);
+#if defined(__CUDACC__) && !defined(__HIPCC__)
     const auto start_tiles = p.n <= NarrowTile::columns ? start_integers<NarrowTile, type>
                                                         : start_integers<WideTile, type>;
+#else
+    const auto start_tiles = start_mfma<type>;
+#endif
     auto error = start_tiles(p, launch, parts, splits);
     if (error == GPU(Success) && splits > 1) error = add_parts(p, parts, splits, launch);
     return error;

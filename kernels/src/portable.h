@@ -47,6 +47,12 @@ using GPUProperties = cudaDeviceProp;
 #define LLAMABUILD_SDOT4 0
 #endif
 
+#if defined(__gfx908__) || defined(__gfx90a__)
+#define LLAMABUILD_MFMA 1
+#else
+#define LLAMABUILD_MFMA 0
+#endif
+
 // Before a loop whose arrays must live in registers: every index is then known to the compiler.
 #if LLAMABUILD_DEVICE_CODE
 #define UNROLL _Pragma("unroll")

@@ -18,6 +18,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
+#define __gfx90a__  // there are matrix instructions
 
 using hipError_t = int;
 using hipStream_t = void*;
@@ -36,11 +37,13 @@ inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return
 using std::max;
 using std::min;
 
+using FourInts = int __attribute__((vector_size(16)));
+
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 class Block {
 public:
-    static constexpr unsigned lanes = 32;
+    static inline unsigned lanes = 32;  // of a group: of a warp, or of a wave of 64
     static inline Block* current = nullptr;
 
     Block(unsigned threads, std::function<void()> body, std::mt19937& random)
@@ -56,13 +59,18 @@ public:
         }
         std::vector<unsigned> order(threads);
         for (unsigned i = 0; i < threads; ++i) order[i] = i;
+        const unsigned groups = threads / lanes;
+        unsigned resting = groups;  // a group, or none
         for (bool alive = true; alive;) {
             alive = false;
             std::shuffle(order.begin(), order.end(), random);
+            // From time to time another group rests, so that the others get ahead of it.
+            if (groups > 1 && random() % 64 == 0) resting = random() % (groups + 1);
             for (const unsigned i : order) {
                 if (fibers_[i].done || blocked(i)) continue;
-                fibers_[i].waits_for = nobody;
                 alive = true;
+                if (i / lanes == resting) continue;
+                fibers_[i].waits_for = nobody;
                 running_ = i;
                 threadIdx.x = i;
                 swapcontext(&scheduler_, &fibers_[i].context);
@@ -82,6 +90,23 @@ public:
         return other;
     }
 
+    // D = A B + C for 16 x 16 matrices of bytes (C and D: of integers). Lane 16 * (k / 4) + i has
+    // A[i][k] in byte k % 4; B[k][j] is where A[j][k] would be; lane 16 * (i / 4) + j has C[i][j]
+    // and D[i][j] in number i % 4. (v_mfma_i32_16x16x16i8 in AMD's Matrix Instruction Calculator.)
+    FourInts multiply(uint32_t a, uint32_t b, FourInts c) {
+        fibers_[running_].a = a;
+        fibers_[running_].b = b;
+        wait(group);
+        const Fiber* const wave = &fibers_[running_ / 64 * 64];
+        for (int i = 0; i < 16; ++i)
+            for (int j = 0; j < 16; ++j)
+                for (int k = 0; k < 16 && 16 * (i / 4) + j == int(running_ % 64); ++k)
+                    c[i % 4] += int8_t(wave[16 * (k / 4) + i].a >> 8 * (k % 4)) *
+                                int8_t(wave[16 * (k / 4) + j].b >> 8 * (k % 4));
+        wait(group);
+        return c;
+    }
+
     bool stuck = false;  // some threads waited for others that had gone
 
 private:
@@ -94,7 +119,7 @@ private:
         unsigned waits = 0;  // how often it has waited for its group, and for the block
         unsigned block_waits = 0;
         bool done = false;
-        uint32_t value = 0;
+        uint32_t value = 0, a = 0, b = 0;
     };
 
     static void run() {
@@ -142,6 +167,10 @@ inline float __shfl_xor_sync(uint32_t, float value, int distance) {
     bits = Block::current->exchange(bits, unsigned(distance));
     __builtin_memcpy(&value, &bits, sizeof bits);
     return value;
+}
+
+inline FourInts __builtin_amdgcn_mfma_i32_16x16x16i8(int a, int b, FourInts c, int, int, int) {
+    return Block::current->multiply(uint32_t(a), uint32_t(b), c);
 }
 
 inline bool any_stuck = false;

@@ -2,6 +2,8 @@
 #include "emulate.h"
 // The kernels:
 #include "floats.cu"
+#include "integers.h"
+#include "matmul.cu"
 #include "matvec.h"
 #include "quantize.cu"
 
@@ -11,8 +13,11 @@ alignas(16) uint8_t shared[64 * 1024];
 
 using namespace llamabuild;
 
+// On a GPU with so many multiprocessors. With matrix cores (AMD's, and waves of 64 threads): all
+// types; without: a few.
 extern "C" int emulate_multiply(int type, const uint8_t* weights, const float* x, float* output,
-                                uint8_t* workspace, int m, int n, int k, int row_bytes, int batch) {
+                                uint8_t* workspace, int m, int n, int k, int row_bytes, int batch,
+                                int multiprocessors, bool matrix_cores) {
     std::fill(std::begin(shared), std::end(shared), 0xff);
     Product p = {};
     p.weights = weights;
@@ -22,7 +27,9 @@ extern "C" int emulate_multiply(int type, const uint8_t* weights, const float* x
     p.weight_batch = int64_t{m} * row_bytes;
     p.output_column = m;
     p.output_batch = int64_t{m} * n;
-    const Launch launch = {nullptr, 1, 0, false};
+    Launch launch = {};
+    launch.multiprocessors = multiprocessors;
+    Block::lanes = matrix_cores ? 64 : 32;
     any_stuck = false;
     if (type == int(Type::f16)) {
         p.activations = reinterpret_cast<const uint8_t*>(x);
@@ -35,6 +42,15 @@ extern "C" int emulate_multiply(int type, const uint8_t* weights, const float* x
     p.activations = workspace;
     p.column_bytes = k / 32 * int64_t(sizeof(ActivationBlock));
     p.activation_batch = p.column_bytes * n;
+    if (matrix_cores) {
+        switch (static_cast<Type>(type)) {
+#define CASE(name) \
+    case Type::name: multiply_integers<Type::name>(p, launch); return any_stuck;
+            LLAMABUILD_QUANTIZED_TYPES(CASE)
+#undef CASE
+            default: return -1;
+        }
+    }
     switch (static_cast<Type>(type)) {
         case Type::q4_0: multiply_vectors<Type::q4_0>(p, launch); break;
         case Type::q4_K: multiply_vectors<Type::q4_K>(p, launch); break;

@@ -1,5 +1,5 @@
-"""The matrix-vector kernels, run thread by thread on the host: a wrong index or a missing wait is
-caught without a card.
+"""The matrix-vector kernels and those for AMD's matrix cores, run thread by thread on the host: a
+wrong index or a missing wait is caught without a card.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
 
-from llamabuild.verify.blocks import random_rows, to_float64
+from llamabuild.verify.blocks import QUANTIZED, random_rows, to_float64
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[2] / "kernels" / "src"
@@ -46,24 +46,24 @@ def aligned(size: int, byte: int) -> npt.NDArray[np.uint8]:
     return memory[start : start + size]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("n", [1, 2, 3, 8, 9])
-@pytest.mark.parametrize("blocks", ["one", "few", "span and a bit"])
-def test_kernels_match_the_reference(host, kind, n, blocks):
+def check(host: ctypes.CDLL, kind: Type, n: int, blocks: str, *, matrix_cores: bool) -> None:
+    """Multiply matrices of a few shapes and compare with the product in float64."""
     rng = np.random.default_rng()
     block = GGML_QUANT_SIZES[kind][0] if kind is not Type.F16 else 8
     k = {"one": block, "few": 5 * block, "span and a bit": 4096 + block}[blocks]
     m, batch = int(rng.choice([1, 7, 41])), int(rng.choice([1, 2]))
+    multiprocessors = int(rng.choice([1, 8]))
     rows = random_rows(kind, m * batch, k, rng)
     weights = aligned(rows.nbytes, 0)
     weights[:] = rows.ravel()
     x = rng.normal(size=(batch, n, k)).astype(np.float32)
     output = np.full((batch, n, m), np.nan, np.float32)
-    workspace = aligned(batch * n * k // 32 * 48, 0xFF)  # NaN wherever it is read
+    most_parts = 2 * multiprocessors * batch * n * m * 4
+    workspace = aligned(batch * n * k // 32 * 48 + most_parts, 0xFF)  # NaN wherever it is read
     stuck = host.emulate_multiply(
         int(kind), ctypes.c_void_p(weights.ctypes.data), ctypes.c_void_p(x.ctypes.data),
         ctypes.c_void_p(output.ctypes.data), ctypes.c_void_p(workspace.ctypes.data),
-        m, n, k, rows.shape[1], batch,
+        m, n, k, rows.shape[1], batch, multiprocessors, matrix_cores,
     )  # fmt: skip
     assert stuck == 0
     if kind is not Type.F16:
@@ -72,4 +72,25 @@ def test_kernels_match_the_reference(host, kind, n, blocks):
         x = (np.rint(groups * (1 / d)) * d.astype(np.float64)).reshape(x.shape)
     dense = to_float64(kind, rows).reshape(batch, m, k)
     reference = np.einsum("bmk,bnk->bnm", dense, x)
-    assert np.linalg.norm(output - reference) <= 1e-5 * np.linalg.norm(reference)
+    difference = np.linalg.norm(output - reference)
+    assert difference <= 1e-5 * np.linalg.norm(reference), (m, n, k, batch, multiprocessors)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 9])
+@pytest.mark.parametrize("blocks", ["one", "few", "span and a bit"])
+def test_kernels_match_the_reference(host, kind, n, blocks):
+    check(host, kind, n, blocks, matrix_cores=False)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    ("n", "blocks"), [(5, "span and a bit"), (8, "one"), (17, "few"), (33, "one")]
+)
+def test_matrix_cores_match_the_reference(host, kind, n, blocks):
+    check(host, kind, n, blocks, matrix_cores=True)
+
+
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q2_K], ids=lambda kind: kind.name)
+def test_matrix_cores_take_several_tiles_of_columns(host, kind):
+    check(host, kind, 65, "few", matrix_cores=True)

@@ -1,0 +1,234 @@
+// Weights times several columns, with integers on AMD's matrix cores (MFMA: gfx908 and gfx90a).
+//
+// As in integers.h, but a wave has 64 threads and nothing is copied in the background. A wave takes
+// 16 rows and walks along them in spans of 256 weights: it copies the blocks of a span to shared
+// memory, unpacks them there to signed bytes, half a span at a time, a chunk for each thread, and
+// multiplies them by the columns, 32 weights (or, where a format changes its scale so often, 16) in
+// one sum of integers, which then meets the scales of both sides. The waves of a block divide the
+// rows and share the columns.
+#pragma once
+#include "tensor.h"
+
+namespace llamabuild {
+
+template <Type type>
+struct MfmaShape {
+    using F = Format<type>;
+    static constexpr int wave = 64;     // threads
+    static constexpr int rows = 16;     // of a wave
+    static constexpr int columns = 64;  // of a block, at most; in sets of 16
+    static constexpr int most_waves = 4;
+    static constexpr int span_bytes = span_weights / F::weights * F::bytes;
+    static constexpr int pieces = (span_bytes + 15 + 15) / 16 | 1;  // odd: rows fall on other banks
+    static constexpr int blocks_bytes = rows * pieces * 16;
+    static constexpr int half = span_weights / 2;
+    static constexpr int row_bytes = half + 16;  // unpacked; an odd number of pieces again
+    static constexpr bool has_offset = F::has_offset && F::bias == 0;
+    static constexpr int scales = half / F::group * rows;  // and as many offsets
+    static constexpr int wave_bytes = blocks_bytes + rows * row_bytes +
+                                      scales * 4 * (has_offset ? 2 : 1);
+    static constexpr int column_bytes = span_weights / 32 * int(sizeof(ActivationBlock)) + 16;
+    static constexpr int table_bytes = F::table_words * 4;
+
+    static constexpr int shared_bytes(int waves, int columns) {
+        return table_bytes + waves * wave_bytes + columns * column_bytes;
+    }
+    static_assert(shared_bytes(most_waves, columns) <= 64 * 1024, "what a block has");
+};
+
+#if LLAMABUILD_MFMA
+// Numbers of four neighbouring rows, as the compiler has them in four registers.
+using FourInts = int __attribute__((vector_size(16)));
+using FourFloats = float __attribute__((vector_size(16)));
+
+// 16 rows, 16 columns, 16 weights. Thread l gives four weights of row l % 16 and the activations of
+// column l % 16 that they meet: the (l / 16)-th four of the 16. It gets the sums of column l % 16
+// and rows 4 * (l / 16) to 4 * (l / 16) + 3. So says AMD's "Matrix Instruction Calculator" of
+// v_mfma_i32_16x16x16i8, for CDNA 1 and 2, and "CDNA MFMA intrinsics" in HIP's documentation of the
+// sums. All 64 threads must be there: the instruction takes no notice of those that are not.
+__device__ __forceinline__ FourInts multiply_mfma(uint32_t a, uint32_t b, FourInts sums) {
+    return __builtin_amdgcn_mfma_i32_16x16x16i8(static_cast<int>(a), static_cast<int>(b), sums, 0,
+                                                0, 0);
+}
+#endif
+
+// Grid: tiles of rows, tiles of columns, parts of k for each product of the batch.
+template <Type type>
+__global__ void __launch_bounds__((MfmaShape<type>::most_waves * MfmaShape<type>::wave))
+multiply_mfma_kernel(const Product p, float* parts, int splits) {
+#if LLAMABUILD_MFMA
+    using F = Format<type>;
+    using S = MfmaShape<type>;
+    extern __shared__ __align__(16) uint8_t shared[];
+
+    const int lane = threadIdx.x % S::wave, wave = threadIdx.x / S::wave;
+    const int waves = static_cast<int>(blockDim.x) / S::wave;
+    const int l = lane % 16, quarter = lane / 16;
+    auto* const grid = reinterpret_cast<uint32_t*>(shared);
+    uint8_t* const blocks = shared + S::table_bytes + wave * S::wave_bytes;
+    uint8_t* const unpacked = blocks + S::blocks_bytes;
+    auto* const scales = reinterpret_cast<float*>(unpacked + S::rows * S::row_bytes);
+    float* const offsets = scales + S::scales;
+    uint8_t* const x = shared + S::table_bytes + waves * S::wave_bytes;
+    for (int i = threadIdx.x; i < F::table_words; i += blockDim.x) grid[i] = F::table()[i];
+
+    const int first_row = (blockIdx.x * waves + wave) * S::rows;
+    const int first_column = blockIdx.y * S::columns;
+    const int columns = min(S::columns, p.n - first_column);
+    const int item = p.first_item + blockIdx.z / splits, part = blockIdx.z % splits;
+    const int spans = (p.k + span_weights - 1) / span_weights;
+    const int first_span = static_cast<int>(int64_t{spans} * part / splits);
+    const int end_span = static_cast<int>(int64_t{spans} * (part + 1) / splits);
+
+    // This thread copies and unpacks parts of row l; past the last row, of the last again.
+    const uint8_t* const row = p.weights + item * p.weight_batch +
+                               min(first_row + l, p.m - 1) * p.row_bytes;
+    const uint8_t* const column =
+        p.activations + item * p.activation_batch + first_column * p.column_bytes;
+
+    const auto copy_blocks = [&](int span) {
+        const uint8_t* from = row + span * S::span_bytes;
+        const int left = min(static_cast<int>(p.row_bytes) - span * S::span_bytes, S::span_bytes);
+        const int end = skew(from) + left;
+        from -= skew(from);
+        const CopyTarget to(blocks + l * S::pieces * 16);
+        UNROLL
+        for (int i = 0; i < S::pieces; i += 4) {
+            const int at = (i + quarter) * 16;
+            if (at < end) to.copy16(at, from + at);
+        }
+    };
+    const auto copy_columns = [&](int span) {
+        constexpr int whole = S::column_bytes - 16;
+        const int pieces = min(p.k / 32 - span * 8, 8) * int(sizeof(ActivationBlock)) / 16;
+        const CopyTarget to(x);
+        for (int i = threadIdx.x; i < columns * (whole / 16); i += blockDim.x) {
+            const int c = i / (whole / 16), piece = i % (whole / 16);
+            if (piece < pieces)
+                to.copy16(c * S::column_bytes + piece * 16,
+                          column + c * p.column_bytes + span * whole + piece * 16);
+        }
+    };
+
+    const auto unpack = [&](int span, int half) {
+        constexpr int chunks = F::weights / 32;
+        const int chunk = 4 * half + quarter;
+        const uint8_t* const span_at =
+            blocks + l * S::pieces * 16 + skew(row + span * S::span_bytes);
+        Chunk c = F::chunk(span_at + chunk / chunks * F::bytes, chunk % chunks, grid);
+        if constexpr (F::bias != 0) {  // no byte carries into the next
+            UNROLL
+            for (uint32_t& q : c.q) q = (q + (128 - F::bias) * 0x01010101u) ^ 0x80808080u;
+        }
+        UNROLL
+        for (int group = 0; group < 2; ++group) {
+            const int at = F::first(chunk) - half * S::half + group * F::step;
+            const uint32_t* const q = c.q + 4 * group;
+            *reinterpret_cast<uint4*>(unpacked + l * S::row_bytes + at) =
+                make_uint4(q[0], q[1], q[2], q[3]);
+            if (at % F::group == 0) {
+                scales[at / F::group * S::rows + l] = c.scale[group];
+                if constexpr (S::has_offset)
+                    offsets[at / F::group * S::rows + l] = c.offset[group];
+            }
+        }
+    };
+
+    constexpr int sets = S::columns / 16;
+    FourFloats sums[sets] = {};  // of column 16 * set + l, rows 4 * quarter to 4 * quarter + 3
+    const auto multiply = [&](int span, int half) {
+        constexpr int groups = 32 / F::group;
+        const int left = p.k / 32 - span * 8 - half * 4;
+        const auto word = [](const uint8_t* at) { return *reinterpret_cast<const uint32_t*>(at); };
+        KEEP_LOOP
+        for (int block = 0; block < min(left, 4); ++block) {
+            const uint8_t* const weights = unpacked + l * S::row_bytes + block * 32 + quarter * 4;
+            const uint32_t a[2] = {word(weights), word(weights + 16)};
+            FourFloats scale[groups], offset[groups];  // of this thread's four rows
+            UNROLL
+            for (int i = 0; i < groups; ++i) {
+                const int at = (block * groups + i) * S::rows + quarter * 4;
+                scale[i] = *reinterpret_cast<const FourFloats*>(scales + at);
+                if constexpr (S::has_offset)
+                    offset[i] = *reinterpret_cast<const FourFloats*>(offsets + at);
+            }
+            UNROLL
+            for (int set = 0; set < sets; ++set) {
+                if (set * 16 >= columns) break;
+                const uint8_t* const activations =
+                    x + (set * 16 + l) * S::column_bytes +
+                    (half * 4 + block) * int(sizeof(ActivationBlock));
+                const uint32_t b[2] = {word(activations + quarter * 4),
+                                       word(activations + quarter * 4 + 16)};
+                const auto numbers = *reinterpret_cast<const float4*>(activations + 32);
+                FourInts c[groups];
+                c[0] = multiply_mfma(a[0], b[0], FourInts{});
+                c[groups - 1] = multiply_mfma(a[1], b[1], groups == 1 ? c[0] : FourInts{});
+                FourFloats sum = scale[0] * __builtin_convertvector(c[0], FourFloats);
+                if constexpr (groups == 2)
+                    sum += scale[1] * __builtin_convertvector(c[1], FourFloats);
+                sums[set] += numbers.x * sum;  // { d, sum, d, sum } of a column
+                if constexpr (S::has_offset) {
+                    if constexpr (groups == 2)
+                        sums[set] += offset[0] * numbers.y + offset[1] * numbers.w;
+                    else
+                        sums[set] += offset[0] * (numbers.y + numbers.w);
+                }
+            }
+        }
+    };
+
+    KEEP_LOOP
+    for (int span = first_span; span < end_span; ++span) {
+        __syncthreads();  // all have left the columns before
+        copy_blocks(span);
+        copy_columns(span);
+        __syncthreads();
+        KEEP_LOOP
+        for (int half = 0; half < 2; ++half) {
+            unpack(span, half);
+            group_barrier();  // on AMD, of the whole wave
+            multiply(span, half);
+            group_barrier();
+        }
+    }
+
+    float* const output = splits == 1
+                              ? p.output + item * p.output_batch
+                              : parts + (int64_t{item} * splits + part) * p.m * p.n;
+    const int64_t output_column = splits == 1 ? p.output_column : p.m;
+    UNROLL
+    for (int set = 0; set < sets; ++set) {
+        const int c = first_column + set * 16 + l;
+        UNROLL
+        for (int e = 0; e < 4; ++e) {
+            const int r = first_row + quarter * 4 + e;
+            if (r < p.m && c < p.n) output[c * output_column + r] = sums[set][e];
+        }
+    }
+#else
+    (void)p, (void)parts, (void)splits;  // never started there
+#endif
+}
+
+template <Type type>
+GPU(Error_t) start_mfma(const Product& product, const Launch& launch, float* parts, int splits) {
+    using S = MfmaShape<type>;
+    const auto row_tiles = [&](int waves) {
+        return (product.m + waves * S::rows - 1) / (waves * S::rows);
+    };
+    const int column_tiles = (product.n + S::columns - 1) / S::columns;
+    // Blocks share the columns among more rows, but not so many that some of the GPU is left idle.
+    int waves = S::most_waves;
+    while (waves > 1 && int64_t{row_tiles(waves)} * column_tiles * splits * product.batch <
+                            launch.multiprocessors)
+        waves /= 2;
+    const int columns = product.n < S::columns ? (product.n + 15) / 16 * 16 : S::columns;
+    return for_batch(product, [&](const Product& p, int items) {
+        return start(multiply_mfma_kernel<type>, launch,
+                     dim3(row_tiles(waves), column_tiles, items * splits), waves * S::wave,
+                     S::shared_bytes(waves, columns), p, parts, splits);
+    });
+}
+
+}  // namespace llamabuild
