@@ -67,13 +67,31 @@ def test_cuda(archs: tuple[int, ...], tmp_path: Path, need: Callable[[object, st
         assert b"counting devices: " in kernels.llamabuild_last_error()
 
 
-@pytest.mark.hipcc
-@pytest.mark.slow
-def test_hip(tmp_path: Path, need: Callable[[object, str], None]) -> None:
+def hip_command(need: Callable[[object, str], None], *archs: str) -> list[str]:
+    """HIP's compiler and what every source is compiled with."""
     hipcc = shutil.which("hipcc")
     need(hipcc, "hipcc")
     assert hipcc
-    env = {**os.environ, "HIP_PLATFORM": "amd"}
     command = [hipcc, "-std=c++17", "-O2", "-x", "hip", *WARNINGS, "-Werror"]
-    command += ["--offload-arch=gfx906", "--offload-arch=gfx1030"]
-    compile_all(command, tmp_path, env)
+    return command + [f"--offload-arch={arch}" for arch in archs]
+
+
+HIP_ENV = {**os.environ, "HIP_PLATFORM": "amd"}
+
+
+@pytest.mark.hipcc
+@pytest.mark.slow
+def test_hip(tmp_path: Path, need: Callable[[object, str], None]) -> None:
+    compile_all(hip_command(need, "gfx906", "gfx1030"), tmp_path, HIP_ENV)
+
+
+@pytest.mark.hipcc
+@pytest.mark.parametrize(("arch", "there"), [("gfx906", False), ("gfx908", True), ("gfx90a", True)])
+def test_matrix_cores_of_amd(arch: str, there: bool, need: Callable[[object, str], None]) -> None:
+    """What is compiled for a GPU with matrix cores uses them."""
+    source = KERNELS / "src" / "integers_k.cu"
+    command = [*hip_command(need, arch), "--cuda-device-only", "-S", str(source), "-o", "-"]
+    command += ["-Wno-unused-command-line-argument"]  # hipcc adds libraries
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=HIP_ENV)
+    assert done.returncode == 0, done.stderr
+    assert ("v_mfma_i32_16x16x16i8" in done.stdout) is there
