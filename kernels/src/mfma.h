@@ -45,7 +45,7 @@ using FourFloats = float __attribute__((vector_size(16)));
 // column l % 16 that they meet: the (l / 16)-th four of the 16. It gets the sums of column l % 16
 // and rows 4 * (l / 16) to 4 * (l / 16) + 3. So says AMD's "Matrix Instruction Calculator" of
 // v_mfma_i32_16x16x16i8, for CDNA 1 and 2, and "CDNA MFMA intrinsics" in HIP's documentation of the
-// sums. All 64 threads must be there: the instruction takes no notice of those that are not.
+// sums. All 64 threads must come here together.
 __device__ __forceinline__ FourInts multiply_mfma(uint32_t a, uint32_t b, FourInts sums) {
     return __builtin_amdgcn_mfma_i32_16x16x16i8(static_cast<int>(a), static_cast<int>(b), sums, 0,
                                                 0, 0);
