@@ -187,6 +187,30 @@ def test_our_own_kernels_need_no_library_and_show_only_their_interface() -> None
             planned(kernels, **impossible)
 
 
+def test_our_own_kernels_have_code_for_9_0a_alone_wherever_the_toolkit_can_make_it() -> None:
+    asked = (CudaArch(75), CudaArch(90), CudaArch(90, virtual=True))
+
+    def made(source: SourceTree, *more: CudaArch) -> tuple[CudaArch, ...]:
+        kit = replace(TOOLKIT, real=(*TOOLKIT.real, *more))
+        plan = make_plan(
+            resolve({}, {}),
+            archs=asked,
+            toolkit=kit,
+            host_compiler=GCC,
+            source=source,
+            machine=LINUX,
+        )
+        archs = tuple(arch for arch in plan.archs if isinstance(arch, CudaArch))
+        told = [flag for flag in plan.device_flags if flag.startswith("-gencode")]
+        assert told == [f"-gencode={arch.gencode()}" for arch in archs]
+        return archs
+
+    own = CudaArch(90, "a")
+    assert set(made(bundled.describe(), own)) == {asked[0], own, asked[2]}
+    assert made(bundled.describe()) == asked
+    assert made(CLASSIC, own) == asked
+
+
 def test_no_iq_leaves_files_out() -> None:
     assert len(planned(TREE, flavor="self-contained").device) == 2
     assert planned(TREE, flavor="self-contained", no_iq=True).device == ("src/ggml-cuda/a.cu",)

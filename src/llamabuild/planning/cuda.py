@@ -11,13 +11,26 @@ from llamabuild.source import Effect, SourceTree, flag_effects
 from llamabuild.toolchain import Toolkit
 from llamabuild.toolchain.facts import numbers
 
-__all__ = ["needs_cublas", "parts"]
+__all__ = ["needs_cublas", "parts", "specific"]
 
 
 def needs_cublas(request: Request, source: SourceTree) -> bool:
     """Whether the module will link cuBLAS: the toolkit is chosen by it."""
     flavor = choose_flavor(request, source)
     return "cublas" in choose_blas(request, source, flavor, library="cublas").libraries
+
+
+def specific(
+    archs: tuple[CudaArch, ...], toolkit: Toolkit, source: SourceTree
+) -> tuple[CudaArch, ...]:
+    """Take 9.0a for 9.0 where the source has code for it alone and the toolkit can make it."""
+    taken = []
+    for arch in archs:
+        own = CudaArch(arch.number, "a")
+        machine_code = not (arch.virtual or arch.suffix)
+        better = machine_code and own.name in source.specific and toolkit.compiles(own)
+        taken.append(own if better else arch)
+    return tuple(sorted(set(taken)))
 
 
 def parts(

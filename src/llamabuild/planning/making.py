@@ -33,13 +33,9 @@ def make_plan(
         targets = tuple(arch for arch in archs if isinstance(arch, HipTarget))
         parts = hip.parts(request, targets, toolkit, source, flavor)
     else:
-        parts = cuda.parts(
-            request,
-            tuple(arch for arch in archs if isinstance(arch, CudaArch)),
-            toolkit,
-            source,
-            flavor,
-        )
+        own_kind = tuple(arch for arch in archs if isinstance(arch, CudaArch))
+        archs = cuda.specific(own_kind, toolkit, source)
+        parts = cuda.parts(request, archs, toolkit, source, flavor)
     effects = parts.effects
     added = {name for effect in effects for name in effect.add}
     dropped = {name for effect in effects for name in effect.drop}

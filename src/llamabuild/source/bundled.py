@@ -41,5 +41,6 @@ def describe(root: Path = ROOT) -> SourceTree:
         nvcc_flags=("-std=c++17", "-O3"),
         fast_math=False,
         levels=levels,
+        specific=("90a",),
         declared=tuple(sorted(name.decode() for name in _FUNCTION.findall(contents[_HEADER]))),
     )

@@ -64,6 +64,8 @@ class SourceTree:
     :param nvcc_flags: for every CUDA file, unless its own CMake compiles it.
     :param fast_math: whether the source's own build approximates divisions and square roots.
     :param levels: compute capabilities times ten (61, 75) at which device code changes.
+    :param specific: architectures (``90a``) with code of their own that no other GPU would miss:
+        all that run the machine code for 9.0 run that for 9.0a.
     :param declared: the functions of its header: ``ggml_backend_cuda_*`` or ``llamabuild_*``.
     :param markers: what :mod:`llamabuild.source.flags` recognised in the texts.
     :param ggml_cmake: the folder whose CMake builds ``backend-dl``, where there is one.
@@ -93,6 +95,7 @@ class SourceTree:
     nvcc_flags: tuple[str, ...] = ()
     fast_math: bool = True
     levels: tuple[int, ...] = ()
+    specific: tuple[str, ...] = ()
     declared: tuple[str, ...] = ()
     markers: tuple[str, ...] = ()
     ggml_cmake: str | None = None
