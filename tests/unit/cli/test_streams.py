@@ -52,7 +52,7 @@ def test_what_is_opened_later_does_not_become_stdout(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
 @pytest.mark.parametrize("more", ["", "--json"])
 def test_a_full_disk_behind_stdout(tmp_path: Path, more: str) -> None:
-    done = shell(f"llamabuild cache path --cache-dir c {more} > /dev/full", tmp_path)
+    done = shell(f"llamabuild cache path -q --cache-dir c {more} > /dev/full", tmp_path)
     assert done.returncode == 8
     assert done.stderr == b"error: stdout cannot be written: No space left on device\n"
 
