@@ -22,7 +22,7 @@ from llamabuild.verify.products import SIZES, check_type
 
 def check_refusals(gpu):
     """Calls that must be refused with a message, and are not: their names."""
-    product = gpu.product(2, 4, 1, 64)
+    product = gpu.product(2, 4, 2, 64)
     good = {
         "weights": gpu.allocate(4096), "activations": gpu.allocate(4096),
         "output": gpu.allocate(4096), "workspace": gpu.allocate(4096), "workspace_size": 4096,
@@ -34,7 +34,7 @@ def check_refusals(gpu):
     }  # fmt: skip
     accepted = []
     for field, value in wrong.items():
-        product = gpu.product(2, 4, 1, 64, **good)
+        product = gpu.product(2, 4, 2, 64, **good)
         setattr(product, field, value)
         try:
             gpu.multiply(product)
@@ -42,7 +42,7 @@ def check_refusals(gpu):
         except KernelError as error:
             if error.status != 1 or len(str(error)) < 12:
                 accepted.append(f"{field}: {error}")
-    gpu.multiply(gpu.product(2, 4, 1, 64, **good))
+    gpu.multiply(gpu.product(2, 4, 2, 64, **good))
     gpu.close()
     return accepted
 

@@ -31,12 +31,28 @@ DEVICE int quantize(float x, float inverse) {
 #endif
 }
 
+// A block's scale and the scale's inverse, of its largest magnitude (as bits). On CUDA without the
+// slow paths of a division: magnitudes below 1e-35 are taken for zeros.
+DEVICE void scale_of(uint32_t largest, float& d, float& inverse) {
+    const float magnitude = bits_to_float(largest);
+#if LLAMABUILD_SM
+    d = magnitude * (1.0f / 127);
+    d = fmaf(fmaf(-127.0f, d, magnitude), 1.0f / 127, d);
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(d));
+    inverse = fmaf(fmaf(-d, inverse, 1.0f), inverse, inverse);
+    if (magnitude < 1e-35f) d = inverse = 0;
+#else
+    d = magnitude / 127;
+    inverse = d != 0 ? 1 / d : 0;
+#endif
+}
+
 // One block of 32 activations. The kernel spreads it over eight threads; this is what they compute.
 DEVICE void quantize_block(const float* x, ActivationBlock& block) {
     uint32_t largest = 0;
     for (int i = 0; i < 32; ++i) largest = larger_magnitude(largest, x[i]);
-    const float d = bits_to_float(largest) / 127;
-    const float inverse = d != 0 ? 1 / d : 0;
+    float d, inverse;
+    scale_of(largest, d, inverse);
     for (int half = 0; half < 2; ++half) {
         int sum = 0;
         for (int i = 16 * half; i < 16 * half + 16; ++i) {

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string_view>
 
+#include "stream.h"
 #include "tensor.h"
 
 using namespace llamabuild;
@@ -137,26 +138,34 @@ struct TypeFacts {
     Type type;
     int weights, bytes;  // of a block
     Multiply vectors, integers, matrices;  // no integers: 16-bit floats
+    Multiply stream;  // or none
     Order order;
+    int table_words;
 };
+
+template <Type type>
+constexpr Multiply stream_of() {
+    if constexpr (Format<type>::streams) return multiply_stream<type>;
+    else return nullptr;
+}
 
 constexpr TypeFacts all_types[] = {
     {Type::f16, 1, 2, multiply_vectors<Type::f16>, nullptr, multiply_matrices<Type::f16>,
-     Order::plain},
+     nullptr, Order::plain, 0},
     {Type::bf16, 1, 2, multiply_vectors<Type::bf16>, nullptr, multiply_matrices<Type::bf16>,
-     Order::twofold},
+     nullptr, Order::twofold, 0},
 #define ENTRY(name)                                                                       \
     {Type::name, Format<Type::name>::weights, Format<Type::name>::bytes,                  \
      multiply_vectors<Type::name>, multiply_integers<Type::name>,                         \
-     multiply_matrices<Type::name>,                                                        \
-     order_of<Format<Type::name>::Layout>},
+     multiply_matrices<Type::name>, stream_of<Type::name>(),                               \
+     order_of<Format<Type::name>::Layout>, Format<Type::name>::table_words},
     LLAMABUILD_QUANTIZED_TYPES(ENTRY)
 #undef ENTRY
 };
 
 // --- checks -------------------------------------------------------------------------------------
 
-enum class Path { scalar, dp4a, integers, tensor, floats };
+enum class Path { scalar, dp4a, stream, integers, tensor, floats };
 
 struct Checked {
     const TypeFacts* facts;
@@ -167,7 +176,7 @@ struct Checked {
     size_t workspace;
 };
 
-Path choose_path(const TypeFacts& facts, int arch, const Product& p) {
+Path choose_path(const TypeFacts& facts, int arch, const Product& p, const Launch& launch) {
     if (!facts.integers)
         return arch >= tensor_arch && tensor_takes_floats(p) && p.batch <= most_blocks_yz
                    ? Path::tensor
@@ -179,6 +188,10 @@ Path choose_path(const TypeFacts& facts, int arch, const Product& p) {
 #endif
         return Path::integers;
     }
+    StreamPlan plan;
+    if (LLAMABUILD_BULK_COMPILER && facts.stream && arch >= stream_arch &&
+        plan_stream(p, facts.table_words, launch, plan))
+        return Path::stream;
     return arch >= 610 ? Path::dp4a : Path::scalar;
 }
 
@@ -266,9 +279,9 @@ int check_shape(const llamabuild_product* given, const llamabuild_groups* groups
     out.launch = {static_cast<GPU(Stream_t)>(given->stream), code.multiprocessors,
                   code.shared_bytes, code.arch >= 900, code.warpgroups};
     out.arch = code.arch;
-    out.path = choose_path(*out.facts, code.arch, p);
+    out.path = choose_path(*out.facts, code.arch, p, out.launch);
     out.workspace = 0;
-    if (out.path == Path::floats) {
+    if (out.path == Path::floats || out.path == Path::stream) {
         p.column_bytes = column * 4;
         p.activation_batch = activation_batch * 4;
     } else if (out.path == Path::tensor) {
@@ -325,9 +338,10 @@ int multiply(const llamabuild_product& given, const llamabuild_groups* groups, C
     TRY(check_memory(given, groups, c));
     c.product.weights = static_cast<const uint8_t*>(given.weights);
     c.product.output = given.output;
-    if (c.path == Path::floats) {
+    if (c.path == Path::floats || c.path == Path::stream) {
+        const auto kernel = c.path == Path::stream ? c.facts->stream : c.facts->vectors;
         c.product.activations = reinterpret_cast<const uint8_t*>(given.activations);
-        return check(c.facts->vectors(c.product, c.launch), "multiplying");
+        return check(kernel(c.product, c.launch), "multiplying");
     }
     TRY(prepare_activations(given, groups, c));
     c.product.activations = static_cast<const uint8_t*>(given.workspace);
@@ -397,7 +411,7 @@ const char* llamabuild_path(const llamabuild_product* product) {
     const Device current(product ? product->device : -1);
     Checked c;
     if (current.status() || check_shape(product, nullptr, c)) return nullptr;
-    constexpr const char* names[] = {"scalar", "dp4a", "int8", "tensor", "float"};
+    constexpr const char* names[] = {"scalar", "dp4a", "dp4a", "int8", "tensor", "float"};
     return names[static_cast<int>(c.path)];
 }
 

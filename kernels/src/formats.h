@@ -67,6 +67,7 @@ struct FormatOf : Places {
     static constexpr int bias = 0;             // not 0: every offset is -bias * scale
     static constexpr int group = 32;           // neighbours with one scale and offset: 32 or 16
     static constexpr int table_words = 0;      // size of the codebook that `chunk` reads
+    static constexpr bool streams = true;      // stream.h is faster than matvec.h, as measured
     DEVICE static const uint32_t* table() { return nullptr; }
 };
 using FormatDefaults = FormatOf<Linear>;
@@ -75,7 +76,9 @@ using InterleavedDefaults = FormatOf<Interleaved>;
 template <Type>
 struct Format;
 
-DEVICE float half_at(const uint8_t* p) { return half_to_float(load16(p)); }
+// `chunk` reads from memory, or, where blocks are short, from registers.
+template <class Bytes>
+DEVICE float half_at(Bytes p) { return half_to_float(load16(p)); }
 
 // --- 32 weights a block -------------------------------------------------------------------------
 
@@ -101,7 +104,8 @@ struct Format<Type::q4_0> : FormatDefaults {
     static constexpr int weights = 32, bytes = 18;
     static constexpr int bias = 8;
     static constexpr bool uniform = true, has_offset = true;
-    DEVICE static Chunk chunk(const uint8_t* block, int, const uint32_t*) {
+    template <class Bytes>
+    DEVICE static Chunk chunk(Bytes block, int, const uint32_t*) {
         Chunk c;
         uint32_t nibbles[4];
         load<2>(nibbles, block + 2);
@@ -116,7 +120,8 @@ template <>
 struct Format<Type::q4_1> : FormatDefaults {
     static constexpr int weights = 32, bytes = 20;
     static constexpr bool uniform = true, has_offset = true;
-    DEVICE static Chunk chunk(const uint8_t* block, int, const uint32_t*) {
+    template <class Bytes>
+    DEVICE static Chunk chunk(Bytes block, int, const uint32_t*) {
         Chunk c;
         uint32_t nibbles[4];
         load<4>(nibbles, block + 4);
@@ -131,7 +136,8 @@ struct Format<Type::q5_0> : FormatDefaults {
     static constexpr int weights = 32, bytes = 22;
     static constexpr int bias = 16;
     static constexpr bool uniform = true, has_offset = true;
-    DEVICE static Chunk chunk(const uint8_t* block, int, const uint32_t*) {
+    template <class Bytes>
+    DEVICE static Chunk chunk(Bytes block, int, const uint32_t*) {
         Chunk c;
         uint32_t nibbles[4], fifth[1];
         load<2>(fifth, block + 2);
@@ -148,7 +154,8 @@ template <>
 struct Format<Type::q5_1> : FormatDefaults {
     static constexpr int weights = 32, bytes = 24;
     static constexpr bool uniform = true, has_offset = true;
-    DEVICE static Chunk chunk(const uint8_t* block, int, const uint32_t*) {
+    template <class Bytes>
+    DEVICE static Chunk chunk(Bytes block, int, const uint32_t*) {
         Chunk c;
         uint32_t nibbles[4], fifth[1];
         load<4>(fifth, block + 4);
@@ -164,7 +171,8 @@ template <>
 struct Format<Type::q8_0> : FormatDefaults {
     static constexpr int weights = 32, bytes = 34;
     static constexpr bool uniform = true;
-    DEVICE static Chunk chunk(const uint8_t* block, int, const uint32_t*) {
+    template <class Bytes>
+    DEVICE static Chunk chunk(Bytes block, int, const uint32_t*) {
         Chunk c;
         load<2>(c.q, block + 2);
         c.all(half_at(block));
@@ -182,7 +190,8 @@ template <>
 struct Format<Type::iq4_nl> : FormatDefaults {
     static constexpr int weights = 32, bytes = 18;
     static constexpr bool uniform = true;
-    DEVICE static Chunk chunk(const uint8_t* block, int, const uint32_t*) {
+    template <class Bytes>
+    DEVICE static Chunk chunk(Bytes block, int, const uint32_t*) {
         Chunk c;
         uint32_t nibbles[4];
         load<2>(nibbles, block + 2);
@@ -196,7 +205,8 @@ template <>
 struct Format<Type::mxfp4> : FormatDefaults {
     static constexpr int weights = 32, bytes = 17;
     static constexpr bool uniform = true;
-    DEVICE static Chunk chunk(const uint8_t* block, int, const uint32_t*) {
+    template <class Bytes>
+    DEVICE static Chunk chunk(Bytes block, int, const uint32_t*) {
         Chunk c;
         uint32_t nibbles[4];
         load<1>(nibbles, block + 1);
@@ -214,14 +224,13 @@ template <>
 struct Format<Type::nvfp4> : FormatDefaults {
     static constexpr int weights = 64, bytes = 36;
     static constexpr int group = 16;
-    // An unsigned 8-bit float (4 bits of exponent, 3 of mantissa), halved as above.
+    // An unsigned 8-bit float (4 bits of exponent, 3 of mantissa), halved as above: these bits of a
+    // 16-bit float mean 256 times less.
     DEVICE static float scale(uint32_t bits) {
-        const uint32_t exponent = bits >> 3 & 15, mantissa = bits & 7;
-        if (bits == 0x7f) return 0;
-        return exponent ? bits_to_float((exponent + 119) << 23 | mantissa << 20)
-                        : static_cast<float>(mantissa) * (1.0f / 1024);
+        return bits == 0x7f ? 0 : half_to_float((bits & 0x7f) << 7) * 128;
     }
-    DEVICE static Chunk chunk(const uint8_t* block, int j, const uint32_t*) {
+    template <class Bytes>
+    DEVICE static Chunk chunk(Bytes block, int j, const uint32_t*) {
         Chunk c;
         uint32_t nibbles[4];
         load<4>(nibbles, block + 4 + 16 * j);
@@ -273,7 +282,7 @@ template <>
 struct Format<Type::q3_K> : InterleavedDefaults {
     static constexpr int weights = 256, bytes = 110;
     static constexpr int group = 16, bias = 4;
-    static constexpr bool has_offset = true;
+    static constexpr bool has_offset = true, streams = false;
     DEVICE static Chunk chunk(const uint8_t* block, int j, const uint32_t*) {
         Chunk c;
         uint32_t pairs[4], third[4];

@@ -176,6 +176,11 @@ GPU(Error_t) for_batch(Product p, LaunchSome launch_some) {
 template <Type type>
 GPU(Error_t) multiply_vectors(const Product& product, const Launch& launch);
 
+// Products of one column, which comes as floats; see stream.h, and one definition for each type in
+// stream_*.cu.
+template <Type type>
+GPU(Error_t) multiply_stream(const Product& product, const Launch& launch);
+
 // Products of several columns, in integers; see integers.h, and one definition for each type in
 // integers_*.cu.
 template <Type type>

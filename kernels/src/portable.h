@@ -39,6 +39,14 @@ using GPUProperties = cudaDeviceProp;
 #define LLAMABUILD_SM 0
 #endif
 
+// Copies by the bulk engine: CUDA 11.8 knows 9.0, but not these.
+#if defined(__CUDACC_VER_MAJOR__) && __CUDACC_VER_MAJOR__ >= 12
+#define LLAMABUILD_BULK_COMPILER 1
+#else
+#define LLAMABUILD_BULK_COMPILER 0
+#endif
+#define LLAMABUILD_BULK_COPIES (LLAMABUILD_BULK_COMPILER && LLAMABUILD_SM >= 900)
+
 #if defined(__gfx906__) || defined(__gfx908__) || defined(__gfx90a__) || defined(__gfx1011__) || \
     defined(__gfx1012__) || defined(__gfx1030__) || defined(__gfx1031__) ||                      \
     defined(__gfx1032__) || defined(__gfx1034__)
@@ -174,17 +182,49 @@ DEVICE uint32_t load16(const uint8_t* p) {
 #endif
 }
 
+// Bytes that are in registers already. Every offset must be known to the compiler.
+struct RegisterBytes {
+    const uint32_t* words;  // one more than there are bytes for
+    int at;
+    DEVICE RegisterBytes operator+(int bytes) const { return {words, at + bytes}; }
+    DEVICE uint32_t operator[](int i) const { return words[(at + i) / 4] >> (at + i) % 4 * 8 & 255; }
+};
+
+template <int Align, int Count>
+DEVICE void load(uint32_t (&words)[Count], RegisterBytes p) {
+    UNROLL
+    for (int i = 0; i < Count; ++i) {
+        const uint32_t* const from = p.words + p.at / 4 + i;
+        words[i] = p.at % 4 ? funnel(from[0], from[1], p.at % 4 * 8) : from[0];
+    }
+}
+
+DEVICE uint32_t load16(RegisterBytes p) {
+    return p.words[p.at / 4] >> p.at % 4 * 8 & 0xffff;
+}
+
+#if LLAMABUILD_SM
+// Four of the eight bytes of a pair, one for each of the lowest four nibbles of `which`; no nibble is
+// above 7. (`__byte_perm` would make sure of it, each time.)
+DEVICE uint32_t permute(uint32_t low, uint32_t high, uint32_t which) {
+    uint32_t bytes;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(low), "r"(high), "r"(which));
+    return bytes;
+}
+#endif
+
 // Sixteen signed values looked up by the low and by the high nibbles of four bytes.
 template <class Codebook>
 DEVICE void lookup(uint32_t nibbles, uint32_t& low, uint32_t& high) {
 #if LLAMABUILD_SM
+    const uint32_t index = nibbles & 0x77777777;
+    const uint32_t half = (nibbles >> 1 & 0x44444444) | 0x32103210;  // of the codebook
     uint32_t picked[2];
     UNROLL
-    for (int i = 0; i < 2; ++i) {
-        const uint32_t index = nibbles >> (16 * i);
-        const uint32_t small = __byte_perm(Codebook::word(0), Codebook::word(1), index & 0x7777);
-        const uint32_t large = __byte_perm(Codebook::word(2), Codebook::word(3), index & 0x7777);
-        picked[i] = __byte_perm(small, large, 0x3210 | (index & 0x8888) >> 1);
+    for (int i = 0; i < 32; i += 16) {
+        const uint32_t small = permute(Codebook::word(0), Codebook::word(1), index >> i);
+        const uint32_t large = permute(Codebook::word(2), Codebook::word(3), index >> i);
+        picked[i / 16] = permute(small, large, half >> i);
     }
     low = __byte_perm(picked[0], picked[1], 0x6420);
     high = __byte_perm(picked[0], picked[1], 0x7531);

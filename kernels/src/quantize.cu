@@ -26,8 +26,8 @@ quantize_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, i
         const uint32_t other = exchange(largest, distance);
         largest = other > largest ? other : largest;
     }
-    const float d = bits_to_float(largest) / 127;
-    const float inverse = d != 0 ? 1 / d : 0;
+    float d, inverse;
+    scale_of(largest, d, inverse);
     uint32_t packed = 0;
     int sum = 0;
     for (int i = 0; i < 4; ++i) {

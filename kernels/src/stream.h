@@ -1,0 +1,388 @@
+// Weights times one column, on 9.0 and later: as fast as the weights come.
+//
+// Each block of threads takes neighbouring rows, which lie in memory one after the other: one
+// thread orders them from the bulk copy engine into a ring of slots, far ahead of the arithmetic.
+// The other warps form groups that take a row each. A thread keeps to its 64 weights of the rows:
+// their activations stay in its registers, so that shared memory is read for the weights alone. The
+// warps of a row write what they found, and the warp that orders the copies adds it up.
+//
+// There is one block on a multiprocessor, and room for one of the next product: it fills its ring
+// while this one is still at work. Activations come as floats, and every block quantizes them: a
+// kernel before this one to do it would have to end first.
+#pragma once
+#include "launch.h"
+
+namespace llamabuild {
+
+constexpr int stream_arch = 900;     // of the code, times ten
+constexpr int stream_weights = 64;   // of a thread: two neighbouring chunks
+constexpr int stream_warps = 15;     // that multiply, at most; one more copies
+constexpr int stream_set = 4;        // rows of a group whose sums are added over the lanes together
+
+// How the blocks divide the work: chosen on the host.
+struct StreamPlan {
+    int row_warps;   // that share a row
+    int sum_width;   // row_warps or more, a power of two
+    int groups;      // of so many warps: each takes a row of a slot
+    int slots;       // of the ring
+    int slot_bytes;
+};
+
+// Shared memory: codebook, ring, then what follows.
+struct StreamMemory {
+    int ring, column, partial, partial_sets, barriers, bytes;
+    DEVICE StreamMemory(const StreamPlan& plan, int k, int table_words) {
+        ring = table_words * 4;
+        column = ring + plan.slots * plan.slot_bytes;  // a chunk may read beyond the last slot
+        partial = column + k / 32 * static_cast<int>(sizeof(ActivationBlock));
+        // More sets of results than can wait to be added up: the ring is that far ahead.
+        partial_sets = plan.slots / stream_set + 2;
+        const int set_floats = stream_set * plan.groups * plan.row_warps;
+        barriers = (partial + partial_sets * set_floats * 4 + 7) / 8 * 8;
+        bytes = barriers + 2 * plan.slots * 8;
+    }
+};
+
+#if LLAMABUILD_BULK_COPIES
+// A barrier in shared memory that counts arrivals and, where told to expect them, bytes.
+class Barrier {
+public:
+    __device__ __forceinline__ Barrier(const uint8_t* barriers, int index)
+        : at_(static_cast<uint32_t>(__cvta_generic_to_shared(barriers)) + 8 * index) {}
+    __device__ __forceinline__ void start(int arrivals) const {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at_), "r"(arrivals)
+                     : "memory");
+    }
+    __device__ __forceinline__ void arrive() const {
+        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at_) : "memory");
+    }
+    __device__ __forceinline__ void expect(int bytes) const {
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at_),
+                     "r"(bytes)
+                     : "memory");
+    }
+    // Returns when round `round` (0, 1, ...) is complete; the one before must be. The lanes of a
+    // warp return together.
+    __device__ __forceinline__ void wait(int round) const {
+        uint32_t done;
+        do {
+            asm volatile(
+                "{\n"
+                ".reg .pred p;\n"
+                "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                "selp.u32 %0, 1, 0, p;\n"
+                "}"
+                : "=r"(done)
+                : "r"(at_), "r"(round & 1)
+                : "memory");
+        } while (!__all_sync(0xffffffffu, done));
+    }
+    // All addresses and `bytes` are multiples of 16.
+    __device__ __forceinline__ void copy(uint8_t* to, const uint8_t* from, int bytes) const {
+        asm volatile(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+            "[%3];" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+            "l"(from), "r"(bytes), "r"(at_)
+            : "memory");
+    }
+
+private:
+    uint32_t at_;
+};
+
+// Adds each of `Count` values over the 32 lanes; the sum of value i ends up in lane i * 32 / Count.
+// Lanes at a distance take over half of the values from each other.
+template <int Distance = 16, int Count>
+__device__ __forceinline__ float add_lanes(const float (&values)[Count], int lane) {
+    constexpr int half = (Count + 1) / 2;
+    const bool upper = lane & Distance;
+    float rest[half];
+    UNROLL
+    for (int i = 0; i < half; ++i) {
+        if constexpr (Count == 1) {
+            rest[i] = values[i] + exchange(values[i], Distance);
+        } else {
+            const float other = exchange(upper ? values[i] : values[half + i], Distance);
+            rest[i] = (upper ? values[half + i] : values[i]) + other;
+        }
+    }
+    if constexpr (Distance > 1) return add_lanes<Distance / 2>(rest, lane);
+    else return rest[0];
+}
+
+__device__ __forceinline__ uint32_t from_lane(uint32_t value, int lane) {
+    return __shfl_sync(0xffffffffu, value, lane);
+}
+
+// Four of a thread's pieces of a column, whole groups of 32 threads together. As in quantize_block,
+// eight neighbouring lanes take a block; each has a piece of four blocks, and in between, the
+// numbers of one. Piece i is of the block `first + i * step`; those from `end` on do not exist.
+__device__ __forceinline__ void quantize_four(const float (&values)[4][4], int lane, int first,
+                                              int step, int end, ActivationBlock* blocks) {
+    const int quad = lane % 8, eight = lane - quad;
+    uint32_t largest[4] = {};
+    UNROLL
+    for (int i = 0; i < 16; ++i)
+        largest[i / 4] = larger_magnitude(largest[i / 4], values[i / 4][i % 4]);
+    // Lane 4a + 2b + c of the eight ends with the largest of block 2a + b.
+    const bool a = quad & 4, b = quad & 2, c = quad & 1;
+    uint32_t two[2];
+    UNROLL
+    for (int i = 0; i < 2; ++i)
+        two[i] = max(a ? largest[2 + i] : largest[i], exchange(a ? largest[i] : largest[2 + i], 4));
+    uint32_t one = max(b ? two[1] : two[0], exchange(b ? two[0] : two[1], 2));
+    one = max(one, exchange(one, 1));
+    float d, inverse;
+    scale_of(one, d, inverse);
+
+    uint32_t sums[4];
+    UNROLL
+    for (int i = 0; i < 4; ++i) {
+        const float factor = bits_to_float(from_lane(float_to_bits(inverse), eight + 2 * i));
+        uint32_t q[4];
+        UNROLL
+        for (int j = 0; j < 4; ++j) q[j] = static_cast<uint32_t>(quantize(values[i][j], factor));
+        const uint32_t packed = __byte_perm(__byte_perm(q[0], q[1], 0x0040),
+                                            __byte_perm(q[2], q[3], 0x0040), 0x5410);
+        sums[i] = static_cast<uint32_t>(dot4(packed, 0x01010101, 0));
+        const int block = first + i * step;
+        if (block < end) reinterpret_cast<uint32_t*>(blocks[block].q)[quad] = packed;
+    }
+    // Lane 4a + 2b + c ends with the sum over half a of block 2b + c.
+    uint32_t pair[2];
+    UNROLL
+    for (int i = 0; i < 2; ++i)
+        pair[i] = (b ? sums[2 + i] : sums[i]) + exchange(b ? sums[i] : sums[2 + i], 2);
+    const uint32_t sum = (c ? pair[1] : pair[0]) + exchange(c ? pair[0] : pair[1], 1);
+    const int block = first + quad % 4 * step;
+    d = bits_to_float(from_lane(float_to_bits(d), eight + 2 * (quad % 4)));
+    if (block < end) blocks[block].half[a] = {d, d * static_cast<float>(static_cast<int>(sum))};
+}
+
+// Quantizes a column; `thread` is one of `threads`.
+__device__ __forceinline__ void quantize_column(const float* column, int k, int thread, int threads,
+                                                ActivationBlock* blocks) {
+    const bool aligned = reinterpret_cast<uintptr_t>(column) % 16 == 0;
+    const int lane = thread % group_size;
+    KEEP_LOOP
+    for (int begin = 4 * (thread - lane); begin < k; begin += 32 * threads) {
+        float values[2][4][4];  // all on their way before the first is used
+        UNROLL
+        for (int i = 0; i < 8; ++i) {
+            const int at = begin + 4 * lane + 4 * i * threads;
+            const float* const from = column + (at < k ? at : 0);
+            float(&piece)[4] = values[i / 4][i % 4];
+            if (aligned) {
+                const float4 four = *reinterpret_cast<const float4*>(from);
+                piece[0] = four.x, piece[1] = four.y, piece[2] = four.z, piece[3] = four.w;
+            } else {
+                UNROLL
+                for (int j = 0; j < 4; ++j) piece[j] = from[j];
+            }
+        }
+        const int first = (begin + 4 * lane) / 32, step = threads / 8;
+        quantize_four(values[0], lane, first, step, k / 32, blocks);
+        if (begin + 16 * threads < k)
+            quantize_four(values[1], lane, first + 4 * step, step, k / 32, blocks);
+    }
+}
+
+// The two chunks of a thread, from `bytes` on.
+template <class F>
+__device__ __forceinline__ void load_chunks(Chunk (&w)[2], const uint8_t* bytes, int j,
+                                            const uint32_t* grid) {
+    constexpr int blocks = stream_weights / F::weights;  // or 0: part of one
+    if constexpr (blocks != 0 && stream_weights / F::weights * F::bytes % 4 == 0) {
+        constexpr int count = blocks * F::bytes / 4;
+        uint32_t words[count + 1];
+        UNROLL
+        for (int i = 0; i < count; ++i) words[i] = reinterpret_cast<const uint32_t*>(bytes)[i];
+        words[count] = 0;
+        UNROLL
+        for (int i = 0; i < 2; ++i)
+            w[i] = F::chunk(RegisterBytes{words, blocks == 2 ? i * F::bytes : 0}, i, grid);
+    } else {
+        UNROLL
+        for (int i = 0; i < 2; ++i)
+            w[i] = F::chunk(bytes + (blocks == 2 ? i * F::bytes : 0), j + i, grid);
+    }
+}
+#endif
+
+// Grid: parts of the rows, 1, products of the batch. The column is of floats.
+template <Type type>
+__global__ void __launch_bounds__((stream_warps + 1) * 32, 2)
+multiply_stream_kernel(const Product p, const StreamPlan plan) {
+#if LLAMABUILD_BULK_COPIES
+    using F = Format<type>;
+    extern __shared__ __align__(128) uint8_t shared[];
+    release_successor();
+    const int lane = threadIdx.x % group_size;
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / group_size, 0);  // known to be one
+    const int warps = plan.row_warps * plan.groups;
+    const StreamMemory memory(plan, p.k, F::table_words);
+    const auto full = [&](int slot) { return Barrier(shared + memory.barriers, slot); };
+    const auto empty = [&](int slot) {
+        return Barrier(shared + memory.barriers, plan.slots + slot);
+    };
+    if (threadIdx.x == 0) {
+        KEEP_LOOP
+        for (int slot = 0; slot < plan.slots; ++slot) {
+            full(slot).start(1);
+            empty(slot).start(warps);
+        }
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    }
+    auto* const grid = reinterpret_cast<uint32_t*>(shared);
+    if constexpr (F::table_words != 0)
+        for (int i = threadIdx.x; i < F::table_words; i += blockDim.x) grid[i] = F::table()[i];
+    __syncthreads();
+
+    const Place place(p, p.first_item + blockIdx.z);
+    const auto row_bytes = static_cast<int>(p.row_bytes);
+    const int begin = static_cast<int>(int64_t{p.m} * blockIdx.x / gridDim.x);
+    const int rows = static_cast<int>(int64_t{p.m} * (blockIdx.x + 1) / gridDim.x) - begin;
+    const int turns = (rows + plan.groups - 1) / plan.groups;  // each takes a slot
+    const uint8_t* const weights = place.weights + begin * p.row_bytes;
+    const int turn_bytes = plan.groups * row_bytes;
+    // Where the warps of a row leave their sums: for some sets, [row][warp].
+    const int set_rows = stream_set * plan.groups, set_floats = set_rows * plan.row_warps;
+    auto* const partial = reinterpret_cast<float*>(shared + memory.partial);
+    const int partial_end = memory.partial_sets * set_floats;
+
+    if (warp == warps) {  // copies, and adds up
+        // What a turn's slot takes, by whole pieces of 16 bytes.
+        const auto begin_of = [&](int turn) {
+            const uint8_t* const from = weights + int64_t{turn} * turn_bytes;
+            return from - skew(from);
+        };
+        const auto size_of = [&](int turn) {
+            const uint8_t* const end = weights + min((turn + 1) * plan.groups, rows) * p.row_bytes;
+            return (static_cast<int>(end - begin_of(turn)) + 15) / 16 * 16;
+        };
+        int slot = 0, round = 0, done_rows = 0, set_at = 0;
+        KEEP_LOOP
+        for (int turn = 0; turn < turns + plan.slots; ++turn) {
+            const int done = turn - plan.slots;
+            if (done >= 0 && done < turns) empty(slot).wait(round - 1);
+            if (turn < turns && lane == 0) {
+                full(slot).expect(size_of(turn));
+                full(slot).copy(shared + memory.ring + slot * plan.slot_bytes, begin_of(turn),
+                                size_of(turn));
+            }
+            if (++slot == plan.slots) slot = 0, ++round;
+            if (done == 0) wait_for_predecessor();  // it may read what the output overwrites
+            const bool last_of_set = done % stream_set == stream_set - 1 || done == turns - 1;
+            if (done < 0 || done >= turns || !last_of_set) continue;
+            const int count = min(set_rows, rows - done_rows), width = plan.sum_width;
+            KEEP_LOOP
+            for (int row = lane / width; row - lane / width < count; row += group_size / width) {
+                const int w = lane % width;
+                float sum = 0;
+                if (row < count && w < plan.row_warps)
+                    sum = partial[set_at + row * plan.row_warps + w];
+                KEEP_LOOP
+                for (int i = width / 2; i; i /= 2) sum += exchange(sum, i);
+                if (row < count && w == 0)
+                    place.output[begin + done_rows + row] = place.valid ? sum : 0;
+            }
+            done_rows += set_rows;
+            set_at = set_at + set_floats == partial_end ? 0 : set_at + set_floats;
+            group_barrier();  // all have added up before this set's place is written again
+        }
+        return;
+    }
+
+    auto* const blocks = reinterpret_cast<ActivationBlock*>(shared + memory.column);
+    wait_for_predecessor();
+    quantize_column(reinterpret_cast<const float*>(place.activations), p.k, threadIdx.x,
+                    warps * group_size, blocks);
+    asm volatile("bar.sync 1, %0;" ::"r"(warps * group_size) : "memory");  // all but the copier
+    const int group = warp / plan.row_warps, part = warp % plan.row_warps;
+    const int first = 2 * (part * group_size + lane);  // chunk of this thread
+    const bool inside = first < p.k / 32;
+    ActivationChunk x[2];
+    UNROLL
+    for (int i = 0; i < 2; ++i) {
+        x[i] = {};
+        if (inside)
+            x[i] = ActivationChunk::at<F>(reinterpret_cast<const uint8_t*>(blocks + first / 8 * 8),
+                                          first % 8 + i);
+    }
+    constexpr int chunks = F::weights / 32;
+    const int mine = (inside ? first / chunks * F::bytes : 0) + group * row_bytes;
+
+    constexpr int lanes = group_size / stream_set;
+    float* const results =
+        partial + (lane / lanes * plan.groups + group) * plan.row_warps + part;
+    const int turn_skew = turn_bytes % 16;
+    int slot = 0, round = 0, set_at = 0, behind = skew(weights);
+    KEEP_LOOP
+    for (int turn = 0; turn < turns; turn += stream_set) {
+        float sums[stream_set] = {};
+        UNROLL
+        for (int i = 0; i < stream_set; ++i) {
+            if (i && turn + i == turns) break;
+            full(slot).wait(round);
+            // A row beyond the last is whatever the slot held before: nobody asks for its sum.
+            Chunk w[2];
+            load_chunks<F>(w, shared + memory.ring + slot * plan.slot_bytes + behind + mine,
+                           first % chunks, grid);
+            sums[i] = dot<F>(w[0], x[0]) + dot<F>(w[1], x[1]);
+            behind = (behind + turn_skew) % 16;
+            if (i == stream_set - 1 || turn + i == turns - 1) {
+                const float sum = add_lanes(sums, lane);
+                if (lane % lanes == 0) results[set_at] = sum;
+                set_at = set_at + set_floats == partial_end ? 0 : set_at + set_floats;
+            }
+            group_barrier();
+            if (lane == 0) empty(slot).arrive();
+            if (++slot == plan.slots) slot = 0, ++round;
+        }
+    }
+#else
+    (void)p, (void)plan;  // never started there
+#endif
+}
+
+// How to divide a product, where this is the kernel for it.
+inline bool plan_stream(const Product& p, int table_words, const Launch& launch,
+                        StreamPlan& plan) {
+    if (p.n != 1 || p.k % stream_weights || p.weight_batch % 4) return false;
+    const int threads = p.k / stream_weights;
+    plan.row_warps = (threads + group_size - 1) / group_size;
+    if (plan.row_warps > stream_warps) return false;
+    plan.sum_width = 1;
+    while (plan.sum_width < plan.row_warps) plan.sum_width *= 2;
+    plan.groups = stream_warps / plan.row_warps;
+    const int64_t slot_bytes = (plan.groups * p.row_bytes + 2 * 15 + 127) / 128 * 128;
+    // Two blocks share a multiprocessor's memory, of which the system takes 1 KB for each.
+    const int room = (launch.shared_bytes + 1024) / 2 - 1024;
+    if (slot_bytes > room / 2) return false;
+    plan.slot_bytes = static_cast<int>(slot_bytes);
+    plan.slots = 32;  // more would be waits for nothing
+    while (plan.slots > 1 && StreamMemory(plan, p.k, table_words).bytes > room) --plan.slots;
+    return plan.slots > 1;
+}
+
+template <Type type>
+GPU(Error_t) multiply_stream(const Product& product, const Launch& launch) {
+    constexpr int table_words = Format<type>::table_words;
+    StreamPlan plan;
+    if (!plan_stream(product, table_words, launch, plan)) return GPU(ErrorInvalidValue);
+    const auto kernel = multiply_stream_kernel<type>;
+    const StreamMemory memory(plan, product.k, table_words);
+    const auto error = GPU(FuncSetAttribute)(reinterpret_cast<const void*>(kernel),
+                                             GPU(FuncAttributeMaxDynamicSharedMemorySize),
+                                             memory.bytes);
+    if (error != GPU(Success)) return error;
+    const int most = (product.m + plan.groups - 1) / plan.groups;
+    return for_batch(product, [&](const Product& p, int items) {
+        int blocks = items < launch.multiprocessors ? launch.multiprocessors / items : 1;
+        if (blocks > most) blocks = most;
+        const int threads = (plan.row_warps * plan.groups + 1) * group_size;
+        return start(kernel, launch, dim3(blocks, 1, items), threads, memory.bytes, p, plan);
+    });
+}
+
+}  // namespace llamabuild
