@@ -153,7 +153,7 @@ constexpr TypeFacts all_types[] = {
     {Type::f16, 1, 2, multiply_vectors<Type::f16>, nullptr, multiply_matrices<Type::f16>,
      nullptr, Order::plain, 0},
     {Type::bf16, 1, 2, multiply_vectors<Type::bf16>, nullptr, multiply_matrices<Type::bf16>,
-     nullptr, Order::twofold, 0},
+     nullptr, Order::brain, 0},
 #define ENTRY(name)                                                                       \
     {Type::name, Format<Type::name>::weights, Format<Type::name>::bytes,                  \
      multiply_vectors<Type::name>, multiply_integers<Type::name>,                         \
@@ -178,12 +178,12 @@ struct Checked {
 
 Path choose_path(const TypeFacts& facts, int arch, const Product& p, const Launch& launch) {
     if (!facts.integers)
-        return arch >= tensor_arch && tensor_takes_floats(p) && p.batch <= most_blocks_yz
+        return arch >= tensor_arch && tensor_takes_floats(p, launch) && p.batch <= most_blocks_yz
                    ? Path::tensor
                    : Path::floats;
     if (arch >= integer_arch && p.n >= integer_columns) {
 #if !defined(GGML_CUDA_FORCE_MMQ)
-        if (arch >= tensor_arch && tensor_is_faster(p.n) && p.batch <= most_blocks_yz)
+        if (arch >= tensor_arch && tensor_is_faster(p.n, launch) && p.batch <= most_blocks_yz)
             return Path::tensor;
 #endif
         return Path::integers;
@@ -285,10 +285,11 @@ int check_shape(const llamabuild_product* given, const llamabuild_groups* groups
         p.column_bytes = column * 4;
         p.activation_batch = activation_batch * 4;
     } else if (out.path == Path::tensor) {
-        p.column_bytes = TensorColumns::bytes(p.k, out.facts->order);
+        p.column_bytes = TensorColumns::bytes(p.k);
         p.activation_batch = p.column_bytes * TensorColumns::count(p.n);
         const int splits = tensor_splits(p, out.facts->order, out.launch);
-        out.workspace = p.activation_batch * p.batch + tensor_partial_bytes(p, splits);
+        out.workspace = p.activation_batch * p.batch +
+                        tensor_partial_bytes(p, parts_in_memory(splits, out.launch));
     } else {
         p.column_bytes = int64_t{p.k} / 32 * static_cast<int64_t>(sizeof(ActivationBlock));
         p.activation_batch = groups ? p.column_bytes : p.column_bytes * p.n;

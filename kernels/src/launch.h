@@ -28,6 +28,7 @@ struct Launch {
     int shared_bytes;  // that a block may ask for
     bool early;        // the kernel may start before its predecessor in the stream has ended
     bool warpgroups;   // the running code is Hopper's own
+    bool pairs = false;  // two blocks, neighbours in z, see each other's shared memory
 };
 
 // Blocks in the y and z directions of a grid; longer batches are started piece by piece.
@@ -124,6 +125,15 @@ private:
 #endif
 };
 
+#if LLAMABUILD_SM >= 800
+// Copies 16 bytes in the background, or zeros.
+__device__ __forceinline__ void copy_piece(uint32_t to, const uint8_t* from, bool inside) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "r"(inside ? 16 : 0)
+                 : "memory");
+}
+#endif
+
 __device__ __forceinline__ void end_of_copies() {
 #if LLAMABUILD_SM >= 800
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -143,16 +153,23 @@ template <class... Parameters, class... Arguments>
 GPU(Error_t) start(void (*kernel)(Parameters...), const Launch& launch, dim3 blocks,
                    unsigned threads, size_t shared, Arguments... arguments) {
 #if defined(__CUDACC__) && !defined(__HIPCC__)
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2] = {};
     cudaLaunchConfig_t config = {};
     config.gridDim = blocks;
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared;
     config.stream = launch.stream;
-    config.attrs = &early;
-    config.numAttrs = launch.early ? 1 : 0;
+    config.attrs = attributes;
+    if (launch.early) {
+        cudaLaunchAttribute& early = attributes[config.numAttrs++];
+        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        early.val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (launch.pairs) {
+        cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+        cluster.id = cudaLaunchAttributeClusterDimension;
+        cluster.val.clusterDim = {1, 1, 2};
+    }
     return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
 #else
     hipLaunchKernelGGL(kernel, blocks, dim3(threads), static_cast<uint32_t>(shared),
@@ -191,7 +208,7 @@ GPU(Error_t) multiply_integers(const Product& product, const Launch& launch);
 template <Type type>
 GPU(Error_t) multiply_matrices(const Product& product, const Launch& launch);
 
-// Products of many columns by warpgroups; see warpgroup.h, and one definition for each type in
+// Products of several columns by warpgroups; see warpgroup.h, and one definition for each type in
 // warpgroup_*.cu.
 template <Type type>
 GPU(Error_t) multiply_warpgroups(const Product& product, const Launch& launch);

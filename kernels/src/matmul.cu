@@ -8,12 +8,10 @@ namespace {
 constexpr int threads = 512;
 
 #if LLAMABUILD_SM >= 800
-// As two_halves, for bf16; the floats become what is left of them.
-__device__ __forceinline__ uint32_t two_bfloats(float& low, float& high) {
+__device__ __forceinline__ uint32_t two_activations(Order order, float low, float high) {
+    if (order != Order::brain) return two_halves(low, high);
     uint32_t pair;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    low -= bits_to_float(pair << 16);
-    high -= bits_to_float(pair & 0xffff0000);
     return pair;
 }
 
@@ -76,37 +74,28 @@ prepare_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, in
     release_successor();
     wait_for_predecessor();
     x += blockIdx.y * x_batch + blockIdx.x * column_stride;
-    columns += (blockIdx.y * padded_n + blockIdx.x) * TensorColumns::bytes(k, order);
+    columns += (blockIdx.y * padded_n + blockIdx.x) * TensorColumns::bytes(k);
     const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
     const uint32_t exponent = find_exponent(x, k, aligned);
     const float inverse = inverse_factor(exponent);
 
     for (int i = threadIdx.x; i < TensorColumns::padded(k) / 8; i += threads) {
         const int chunk = i / 16 * 4 + i % 4, h = i / 4 % 4;  // as multiply_matrices_kernel reads
-        const bool plain = order == Order::plain || order == Order::twofold;
-        const int at = plain ? 8 * i : group_begin(order, chunk, h / 2) + h % 2 * 8;
-        uint4 piece = make_uint4(0, 0, 0, 0), rest = piece;
+        const int at =
+            is_of_floats(order) ? 8 * i : group_begin(order, chunk, h / 2) + h % 2 * 8;
+        uint4 piece = make_uint4(0, 0, 0, 0);
         if (at < k) {
             alignas(16) float eight[8];
             load_eight(eight, x + at, aligned);
-            UNROLL
-            for (float& value : eight) value *= inverse;
-            if (order == Order::twofold) {
-                for (uint4* const part : {&piece, &rest})
-                    *part = make_uint4(
-                        two_bfloats(eight[0], eight[1]), two_bfloats(eight[2], eight[3]),
-                        two_bfloats(eight[4], eight[5]), two_bfloats(eight[6], eight[7]));
-            } else {
-                piece = make_uint4(two_halves(eight[0], eight[1]), two_halves(eight[2], eight[3]),
-                                   two_halves(eight[4], eight[5]), two_halves(eight[6], eight[7]));
-            }
+            const auto two = [&](int j) {
+                return two_activations(order, eight[j] * inverse, eight[j + 1] * inverse);
+            };
+            piece = make_uint4(two(0), two(2), two(4), two(6));
         }
-        auto* const pieces = reinterpret_cast<uint4*>(columns);
-        pieces[i] = piece;
-        if (order == Order::twofold) pieces[TensorColumns::padded(k) / 8 + i] = rest;
+        reinterpret_cast<uint4*>(columns)[i] = piece;
     }
     if (threadIdx.x == 0)
-        *reinterpret_cast<float*>(columns + TensorColumns::bytes(k, order) - 16) =
+        *reinterpret_cast<float*>(columns + TensorColumns::bytes(k) - 16) =
             factor_of(exponent);
 #else
     (void)x, (void)column_stride, (void)x_batch, (void)k;  // never started there
@@ -114,28 +103,31 @@ prepare_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, in
 #endif
 }
 
-// The same for the warpgroups' kernel. Its step has one group of four chunks, and four words of each
-// of these: multiplication i of a step meets word i of all four chunks, first all lower halves.
+// The same for the warpgroups' kernels, in tiles of `tile` columns. Where weights are quantized, a
+// step has one group of four chunks, and four words of each of these: multiplication i of a step
+// meets word i of all four chunks, first all lower halves.
 __global__ void __launch_bounds__(threads)
 prepare_steps_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k,
-                     int64_t padded_n, Order order, uint8_t* columns) {
+                     int64_t padded_n, int tile, Order order, uint8_t* columns) {
 #if LLAMABUILD_SM >= 900
     release_successor();
     wait_for_predecessor();
     using T = TensorColumns;
     x += blockIdx.y * x_batch + blockIdx.x * column_stride;
-    const int column = blockIdx.x % T::tile;
-    columns += (blockIdx.y * padded_n + blockIdx.x - column) * T::bytes(k, order);
+    const int column = blockIdx.x % tile, step_bytes = tile * T::step * 2;
+    columns += (blockIdx.y * padded_n + blockIdx.x - column) * T::bytes(k);
     const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
     const uint32_t exponent = find_exponent(x, k, aligned);
     const float inverse = inverse_factor(exponent);
 
     for (int i = threadIdx.x; i < T::padded(k) / 16; i += threads) {
         const int step = i / 4, word = i % 4;
-        uint32_t lower[4] = {}, upper[4] = {};
+        const bool plain = is_of_floats(order);
+        uint32_t lower[4] = {}, upper[4] = {};  // of each four
         UNROLL
         for (int t = 0; t < 4; ++t) {
-            const int at = group_begin(order, step / 2 * 4 + t, step % 2) + 4 * word;
+            const int at = plain ? 16 * i + 4 * t
+                                 : group_begin(order, step / 2 * 4 + t, step % 2) + 4 * word;
             if (at >= k) continue;
             alignas(16) float four[4];
             if (aligned) {
@@ -144,21 +136,23 @@ prepare_steps_kernel(const float* x, int64_t column_stride, int64_t x_batch, int
                 UNROLL
                 for (int j = 0; j < 4; ++j) four[j] = x[at + j];
             }
-            lower[t] = two_halves(four[0] * inverse, four[1] * inverse);
-            upper[t] = two_halves(four[2] * inverse, four[3] * inverse);
+            lower[t] = two_activations(order, four[0] * inverse, four[1] * inverse);
+            upper[t] = two_activations(order, four[2] * inverse, four[3] * inverse);
         }
-        uint8_t* const to = columns + int64_t{step} * T::step_bytes;
+        uint8_t* const to = columns + int64_t{step} * step_bytes;
         *reinterpret_cast<uint4*>(to + T::place_in_step(column, 2 * word)) =
-            make_uint4(lower[0], lower[1], lower[2], lower[3]);
+            plain ? make_uint4(lower[0], upper[0], lower[1], upper[1])
+                  : make_uint4(lower[0], lower[1], lower[2], lower[3]);
         *reinterpret_cast<uint4*>(to + T::place_in_step(column, 2 * word + 1)) =
-            make_uint4(upper[0], upper[1], upper[2], upper[3]);
+            plain ? make_uint4(lower[2], upper[2], lower[3], upper[3])
+                  : make_uint4(upper[0], upper[1], upper[2], upper[3]);
     }
     if (threadIdx.x == 0)
-        reinterpret_cast<float*>(columns + T::padded(k) / T::step * T::step_bytes)[column] =
+        reinterpret_cast<float*>(columns + T::padded(k) / T::step * step_bytes)[column] =
             factor_of(exponent);
 #else
     (void)x, (void)column_stride, (void)x_batch, (void)k;  // never started there
-    (void)padded_n, (void)order, (void)columns;
+    (void)padded_n, (void)tile, (void)order, (void)columns;
 #endif
 }
 
@@ -195,22 +189,29 @@ int integer_splits(const Product& p, const Launch& launch) {
 }
 
 int tensor_splits(const Product& p, Order order, const Launch& launch) {
-    const auto splits = [&](auto tile) {
-        const int64_t blocks = int64_t{(p.m + tile.rows - 1) / tile.rows} *
-                               ((p.n + tile.columns - 1) / tile.columns) * p.batch;
-        return split(blocks, tile.blocks_at_once, (p.k + span_weights - 1) / span_weights, 4,
-                     launch);
+    const auto splits = [&](int rows, int columns, int at_once, int least) {
+        const int64_t blocks =
+            int64_t{(p.m + rows - 1) / rows} * ((p.n + columns - 1) / columns) * p.batch;
+        return split(blocks, at_once, (p.k + span_weights - 1) / span_weights, least, launch);
     };
-    return use_warpgroups(p.n, order, launch) ? splits(WarpgroupTile())
-           : use_large_tile(p.n, launch)      ? splits(LargeTile())
-                                              : splits(SmallTile());
+    const auto of_tile = [&](auto tile) {
+        return splits(tile.rows, tile.columns, tile.blocks_at_once, 4);
+    };
+    if (launch.warpgroups)
+        return splits(warpgroup_rows(order), warpgroup_columns(p.n, order), 1, 2);
+    return use_large_tile(p.n, launch) ? of_tile(LargeTile()) : of_tile(SmallTile());
 }
 
 GPU(Error_t) prepare_tensor_columns(const float* x, int64_t column, int64_t x_batch, int k, int n,
                                     int batch, Order order, void* columns, const Launch& launch) {
-    return start(use_warpgroups(n, order, launch) ? prepare_steps_kernel : prepare_kernel, launch,
-                 dim3(n, batch), threads, 0, x, column, x_batch, k, TensorColumns::count(n), order,
-                 static_cast<uint8_t*>(columns));
+    const dim3 blocks(n, batch);
+    const int64_t padded_n = TensorColumns::count(n);
+    auto* const to = static_cast<uint8_t*>(columns);
+    if (launch.warpgroups)
+        return start(prepare_steps_kernel, launch, blocks, threads, 0, x, column, x_batch, k,
+                     padded_n, warpgroup_columns(n, order), order, to);
+    return start(prepare_kernel, launch, blocks, threads, 0, x, column, x_batch, k, padded_n,
+                 order, to);
 }
 
 GPU(Error_t) add_parts(const Product& p, const float* parts, int splits, const Launch& launch) {

@@ -252,9 +252,8 @@ GPU(Error_t) start_matrices(const Product& product, const Launch& launch, float*
 
 template <Type type>
 GPU(Error_t) multiply_matrices(const Product& p, const Launch& launch) {
-    constexpr Order order = order_of<typename Format<type>::Layout>;
-    if (use_warpgroups(p.n, order, launch)) return multiply_warpgroups<type>(p, launch);
-    const int splits = tensor_splits(p, order, launch);
+    if (launch.warpgroups) return multiply_warpgroups<type>(p, launch);
+    const int splits = tensor_splits(p, order_of<typename Format<type>::Layout>, launch);
     const int64_t columns = TensorColumns::count(p.n) * p.column_bytes * p.batch;
     auto* const parts = reinterpret_cast<float*>(const_cast<uint8_t*>(p.activations) + columns);
     const auto start_tiles = use_large_tile(p.n, launch) ? start_matrices<LargeTile, type>

@@ -1,8 +1,6 @@
 // Weights of 16-bit floats times several columns, on tensor cores (8.0 and later): they need no
-// unpacking, so tiles of them and of the activations go through shared memory as they are.
-//
-// Activations become the weights' kind of float. One f16 holds enough of a float; of bf16 it takes
-// two, their sum: each is multiplied.
+// unpacking, so tiles of them and of the activations, which become the weights' kind of float, go
+// through shared memory as they are.
 #include "tensor.h"
 
 namespace llamabuild {
@@ -14,12 +12,11 @@ constexpr int step_bytes = 2 * step_weights;
 template <class Tile, Type type>
 struct FloatShape : Tile {
     static constexpr int M = Tile::rows, N = Tile::columns;
-    static constexpr int planes = type == Type::bf16 ? 2 : 1;
     static constexpr int row_warps = 2, column_warps = N > 64 ? 4 : 2;
     static constexpr int warp_rows = M / row_warps, warp_columns = N / column_warps;
     static constexpr int threads = row_warps * column_warps * 32;
     static constexpr int stages = N > 64 ? 3 : 4;
-    static constexpr int stage_bytes = (M + planes * N) * step_bytes;
+    static constexpr int stage_bytes = (M + N) * step_bytes;
     static constexpr int shared_bytes = stages * stage_bytes;
     static_assert(warp_rows % 16 == 0 && warp_columns % 16 == 0, "whole multiplications");
 };
@@ -28,13 +25,6 @@ struct FloatShape : Tile {
 // Where a piece of 16 bytes lies in a stage: eight rows' pieces of one number are in all banks.
 __device__ __forceinline__ int place_of(int row, int piece) {
     return row * step_bytes + (piece ^ row % 8) * 16;
-}
-
-// Copies 16 bytes in the background, or zeros.
-__device__ __forceinline__ void copy_piece(uint32_t to, const uint8_t* from, bool inside) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                 "r"(inside ? 16 : 0)
-                 : "memory");
 }
 
 // Four matrices of 8 x 8; each lane names one of their 32 rows.
@@ -75,7 +65,6 @@ multiply_floats_kernel(const Product p, float* parts, int splits) {
     const uint8_t* const weights = p.weights + item * p.weight_batch;
     const uint8_t* const columns =
         p.activations + item * p.activation_batch + first_column * p.column_bytes;
-    const int64_t plane_bytes = (p.column_bytes - 16) / S::planes;
 
     const int spans = (p.k + span_weights - 1) / span_weights;
     constexpr int steps = span_weights / step_weights;
@@ -101,11 +90,10 @@ multiply_floats_kernel(const Product p, float* parts, int splits) {
         const uint32_t to = ring + step % S::stages * S::stage_bytes + S::M * step_bytes;
         const int piece = thread % 8;
         UNROLL
-        for (int i = 0; i < S::planes * S::N; i += S::threads / 8) {
+        for (int i = 0; i < S::N; i += S::threads / 8) {
             const int row = i + thread / 8;
             copy_piece(to + place_of(row, piece),
-                       columns + row % S::N * p.column_bytes + row / S::N * plane_bytes +
-                           int64_t{step} * step_bytes + piece * 16,
+                       columns + row * p.column_bytes + int64_t{step} * step_bytes + piece * 16,
                        true);
         }
     };
@@ -124,17 +112,14 @@ multiply_floats_kernel(const Product p, float* parts, int splits) {
             for (int r = 0; r < sixteens; ++r)
                 load_matrices(a[r], w + place_of(warp_row + 16 * r + lane % 16, 2 * j + lane / 16));
             UNROLL
-            for (int plane = 0; plane < S::planes; ++plane) {
+            for (int c = 0; c < pairs; ++c) {
+                uint32_t b[4];
+                const int column = warp_column + 16 * c + lane / 16 * 8 + lane % 8;
+                load_matrices(b, x + place_of(column, 2 * j + lane / 8 % 2));
                 UNROLL
-                for (int c = 0; c < pairs; ++c) {
-                    uint32_t b[4];
-                    const int column = warp_column + 16 * c + lane / 16 * 8 + lane % 8;
-                    load_matrices(b, x + place_of(plane * S::N + column, 2 * j + lane / 8 % 2));
-                    UNROLL
-                    for (int r = 0; r < sixteens; ++r) {
-                        multiply_tile<type>(sums[r][2 * c], a[r], b[0], b[1]);
-                        multiply_tile<type>(sums[r][2 * c + 1], a[r], b[2], b[3]);
-                    }
+                for (int r = 0; r < sixteens; ++r) {
+                    multiply_tile<type>(sums[r][2 * c], a[r], b[0], b[1]);
+                    multiply_tile<type>(sums[r][2 * c + 1], a[r], b[2], b[3]);
                 }
             }
         }
@@ -191,8 +176,8 @@ GPU(Error_t) start_tiles(const Product& p, const Launch& launch, float* parts, i
 
 template <Type type>
 GPU(Error_t) multiply_floats(const Product& p, const Launch& launch) {
-    const int splits =
-        tensor_splits(p, type == Type::bf16 ? Order::twofold : Order::plain, launch);
+    if (launch.warpgroups) return multiply_warpgroups<type>(p, launch);
+    const int splits = tensor_splits(p, type == Type::bf16 ? Order::brain : Order::plain, launch);
     const int64_t columns = TensorColumns::count(p.n) * p.column_bytes * p.batch;
     auto* const parts = reinterpret_cast<float*>(const_cast<uint8_t*>(p.activations) + columns);
     const auto start_some = use_large_tile(p.n, launch) ? start_tiles<LargeTile, type>

@@ -10,14 +10,14 @@
 // while this one is still at work. Activations come as floats, and every block quantizes them: a
 // kernel before this one to do it would have to end first.
 #pragma once
-#include "launch.h"
+#include "barriers.h"
 
 namespace llamabuild {
 
-constexpr int stream_arch = 900;     // of the code, times ten
-constexpr int stream_weights = 64;   // of a thread: two neighbouring chunks
-constexpr int stream_warps = 15;     // that multiply, at most; one more copies
-constexpr int stream_set = 4;        // rows of a group whose sums are added over the lanes together
+constexpr int stream_arch = 900;    // of the code, times ten
+constexpr int stream_weights = 64;  // of a thread: two neighbouring chunks
+constexpr int stream_warps = 15;    // that multiply, at most; one more copies
+constexpr int stream_set = 4;       // rows of a group whose sums are added over the lanes together
 
 // How the blocks divide the work: chosen on the host.
 struct StreamPlan {
@@ -44,52 +44,6 @@ struct StreamMemory {
 };
 
 #if LLAMABUILD_BULK_COPIES
-// A barrier in shared memory that counts arrivals and, where told to expect them, bytes.
-class Barrier {
-public:
-    __device__ __forceinline__ Barrier(const uint8_t* barriers, int index)
-        : at_(static_cast<uint32_t>(__cvta_generic_to_shared(barriers)) + 8 * index) {}
-    __device__ __forceinline__ void start(int arrivals) const {
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at_), "r"(arrivals)
-                     : "memory");
-    }
-    __device__ __forceinline__ void arrive() const {
-        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at_) : "memory");
-    }
-    __device__ __forceinline__ void expect(int bytes) const {
-        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at_),
-                     "r"(bytes)
-                     : "memory");
-    }
-    // Returns when round `round` (0, 1, ...) is complete; the one before must be. The lanes of a
-    // warp return together.
-    __device__ __forceinline__ void wait(int round) const {
-        uint32_t done;
-        do {
-            asm volatile(
-                "{\n"
-                ".reg .pred p;\n"
-                "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-                "selp.u32 %0, 1, 0, p;\n"
-                "}"
-                : "=r"(done)
-                : "r"(at_), "r"(round & 1)
-                : "memory");
-        } while (!__all_sync(0xffffffffu, done));
-    }
-    // All addresses and `bytes` are multiples of 16.
-    __device__ __forceinline__ void copy(uint8_t* to, const uint8_t* from, int bytes) const {
-        asm volatile(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
-            "[%3];" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-            "l"(from), "r"(bytes), "r"(at_)
-            : "memory");
-    }
-
-private:
-    uint32_t at_;
-};
-
 // Adds each of `Count` values over the 32 lanes; the sum of value i ends up in lane i * 32 / Count.
 // Lanes at a distance take over half of the values from each other.
 template <int Distance = 16, int Count>
@@ -221,15 +175,15 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
     const int warp = __shfl_sync(0xffffffffu, threadIdx.x / group_size, 0);  // known to be one
     const int warps = plan.row_warps * plan.groups;
     const StreamMemory memory(plan, p.k, F::table_words);
-    const auto full = [&](int slot) { return Barrier(shared + memory.barriers, slot); };
-    const auto empty = [&](int slot) {
-        return Barrier(shared + memory.barriers, plan.slots + slot);
+    const auto address = [&](int at) {
+        return static_cast<uint32_t>(__cvta_generic_to_shared(shared)) + at;
     };
+    const Barriers full{address(memory.barriers)}, empty{full.at + 8 * plan.slots};
     if (threadIdx.x == 0) {
         KEEP_LOOP
         for (int slot = 0; slot < plan.slots; ++slot) {
-            full(slot).start(1);
-            empty(slot).start(warps);
+            full.initialize(slot, 1);
+            empty.initialize(slot, warps);
         }
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     }
@@ -251,24 +205,19 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
     const int partial_end = memory.partial_sets * set_floats;
 
     if (warp == warps) {  // copies, and adds up
-        // What a turn's slot takes, by whole pieces of 16 bytes.
-        const auto begin_of = [&](int turn) {
-            const uint8_t* const from = weights + int64_t{turn} * turn_bytes;
-            return from - skew(from);
-        };
-        const auto size_of = [&](int turn) {
-            const uint8_t* const end = weights + min((turn + 1) * plan.groups, rows) * p.row_bytes;
-            return (static_cast<int>(end - begin_of(turn)) + 15) / 16 * 16;
-        };
         int slot = 0, round = 0, done_rows = 0, set_at = 0;
         KEEP_LOOP
         for (int turn = 0; turn < turns + plan.slots; ++turn) {
             const int done = turn - plan.slots;
-            if (done >= 0 && done < turns) empty(slot).wait(round - 1);
+            if (done >= 0 && done < turns) empty.wait_together(slot, (round - 1) & 1);
             if (turn < turns && lane == 0) {
-                full(slot).expect(size_of(turn));
-                full(slot).copy(shared + memory.ring + slot * plan.slot_bytes, begin_of(turn),
-                                size_of(turn));
+                const uint8_t* const begin_row = weights + int64_t{turn} * turn_bytes;
+                const uint8_t* const end_row =
+                    weights + min((turn + 1) * plan.groups, rows) * p.row_bytes;
+                // By whole pieces of 16 bytes.
+                const uint8_t* const from = begin_row - skew(begin_row);
+                const int size = (static_cast<int>(end_row - from) + 15) / 16 * 16;
+                full.copy(slot, address(memory.ring + slot * plan.slot_bytes), from, size);
             }
             if (++slot == plan.slots) slot = 0, ++round;
             if (done == 0) wait_for_predecessor();  // it may read what the output overwrites
@@ -323,7 +272,7 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
         UNROLL
         for (int i = 0; i < stream_set; ++i) {
             if (i && turn + i == turns) break;
-            full(slot).wait(round);
+            full.wait_together(slot, round & 1);
             // A row beyond the last is whatever the slot held before: nobody asks for its sum.
             Chunk w[2];
             load_chunks<F>(w, shared + memory.ring + slot * plan.slot_bytes + behind + mine,
@@ -336,7 +285,7 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
                 set_at = set_at + set_floats == partial_end ? 0 : set_at + set_floats;
             }
             group_barrier();
-            if (lane == 0) empty(slot).arrive();
+            if (lane == 0) empty.arrive(slot);
             if (++slot == plan.slots) slot = 0, ++round;
         }
     }

@@ -15,6 +15,9 @@ namespace llamabuild {
 constexpr int integer_arch = 750;   // the code's architecture, times ten
 constexpr int tensor_arch = 800;
 constexpr int integer_columns = 5;  // from here on they are faster than the vectors' kernel
+constexpr int float_columns = 3;    // and so are tensor cores for 16-bit weights
+// The same for the warpgroups' kernels.
+constexpr int warpgroup_quantized_columns = 5, warpgroup_float_columns = 3;
 constexpr int span_weights = 256;   // of one stage
 
 struct LargeTile {
@@ -24,12 +27,6 @@ struct LargeTile {
 struct SmallTile {
     static constexpr int rows = 64, columns = 32, row_warps = 2;
     static constexpr int blocks_at_once = 3;
-};
-
-// For Hopper; see warpgroup.h.
-struct WarpgroupTile {
-    static constexpr int rows = 256, columns = 128;
-    static constexpr int blocks_at_once = 1;
 };
 
 // For integers; see integers.h.
@@ -44,12 +41,15 @@ struct WideTile {
 
 // Whether 16-bit floats are faster than integers, as measured: n of 9 to 32 take few tiles of 32
 // columns, n of 33 to 64 would leave half a large tile empty.
-inline bool tensor_is_faster(int n) { return n > NarrowTile::columns && (n <= 32 || n > 64); }
+inline bool tensor_is_faster(int n, const Launch& launch) {
+    if (launch.warpgroups) return n >= warpgroup_quantized_columns;
+    return n > NarrowTile::columns && (n <= 32 || n > 64);
+}
 
-// 16-bit weights: from here on the tensor cores are faster, which take whole pieces of 16 bytes.
-constexpr int float_columns = 3;
-inline bool tensor_takes_floats(const Product& p) {
-    return p.n >= float_columns && (p.row_bytes | p.weight_batch) % 16 == 0;
+// 16-bit weights: tensor cores take whole pieces of 16 bytes.
+inline bool tensor_takes_floats(const Product& p, const Launch& launch) {
+    return p.n >= (launch.warpgroups ? warpgroup_float_columns : float_columns) &&
+           (p.row_bytes | p.weight_batch) % 16 == 0;
 }
 
 // Large tiles where there are columns enough, and shared memory enough for every type.
@@ -58,36 +58,38 @@ inline bool use_large_tile(int n, const Launch& launch) {
 }
 
 // In which order the kernels meet a column's activations: as F::Layout has them; for f16 weights
-// simply from the first to the last; for bf16 ("twofold") too, and each as a sum of two.
-enum class Order { linear, interleaved, distant, plain, twofold };
+// simply from the first to the last; for bf16 ("brain") too, and they become bf16 themselves.
+enum class Order { linear, interleaved, distant, plain, brain };
 template <class Layout> constexpr Order order_of = Order::linear;
 template <> inline constexpr Order order_of<Interleaved> = Order::interleaved;
 template <> inline constexpr Order order_of<Distant> = Order::distant;
+DEVICE constexpr bool is_of_floats(Order order) { return order >= Order::plain; }
 
-// The warpgroups' kernel takes quantized weights where Hopper's own code runs and a good part of a
-// tile's columns is filled.
-inline bool use_warpgroups(int n, Order order, const Launch& launch) {
-    return launch.warpgroups && n > 64 && order != Order::plain && order != Order::twofold;
+// Rows and columns of the tiles of the warpgroups' kernels.
+constexpr int warpgroup_rows(Order order) { return is_of_floats(order) ? 128 : 256; }
+inline int warpgroup_columns(int n, Order order) {
+    if (is_of_floats(order) && n <= 8) return 8;
+    for (const int columns : {32, 64, 128})
+        if (n <= columns) return columns;
+    return is_of_floats(order) ? 256 : 128;
 }
 
 // Activations for this path: columns of 16-bit floats, in pieces of eight, then a factor.
 //
-// For the warpgroups' kernel the columns of a tile lie together, cut into steps of 64 activations,
+// For the warpgroups' kernels the columns of a tile lie together, cut into steps of 64 activations,
 // each of which is in memory what it is to be in shared memory: 128 bytes a column, whose pieces
 // of 16 bytes are exchanged as `wgmma` expects it. The tile's factors come behind its last step.
 struct TensorColumns {
-    static constexpr int tile = 128;  // columns are padded to a multiple of this
-
     DEVICE static constexpr int64_t padded(int64_t k) {
         return (k + span_weights - 1) / span_weights * span_weights;
     }
-    DEVICE static constexpr int64_t bytes(int64_t k, Order order) {
-        return padded(k) * (order == Order::twofold ? 4 : 2) + 16;
+    DEVICE static constexpr int64_t bytes(int64_t k) { return padded(k) * 2 + 16; }
+    // Padded to whole tiles of any of these kernels.
+    DEVICE static constexpr int64_t count(int64_t n) {
+        return n <= 128 ? 128 : (n + 255) / 256 * 256;
     }
-    DEVICE static constexpr int64_t count(int64_t n) { return (n + tile - 1) / tile * tile; }
 
     static constexpr int step = 64;  // activations
-    static constexpr int step_bytes = tile * step * 2;
     DEVICE static constexpr int place_in_step(int column, int piece) {
         return column * step * 2 + (piece ^ column % 8) * 16;
     }
@@ -97,11 +99,20 @@ struct TensorColumns {
 // few rows and columns occupies the whole GPU.
 int tensor_splits(const Product& p, Order order, const Launch& launch);
 
+// As many of these parts' sums go through memory. Where warpgroups multiply, pairs of blocks add
+// theirs before, if the number is even.
+inline bool splits_in_pairs(int splits, const Launch& launch) {
+    return launch.warpgroups && splits % 2 == 0;
+}
+inline int parts_in_memory(int splits, const Launch& launch) {
+    return splits_in_pairs(splits, launch) ? splits / 2 : splits;
+}
+
 int integer_splits(const Product& p, const Launch& launch);
 
 // Bytes of workspace behind the columns, for the parts' results.
-inline int64_t tensor_partial_bytes(const Product& p, int splits) {
-    return splits > 1 ? int64_t{4} * splits * p.m * p.n * p.batch : 0;
+inline int64_t tensor_partial_bytes(const Product& p, int parts) {
+    return parts > 1 ? int64_t{4} * parts * p.m * p.n * p.batch : 0;
 }
 
 GPU(Error_t) prepare_tensor_columns(const float* x, int64_t column, int64_t x_batch, int k, int n,

@@ -7,13 +7,15 @@
 // one unpacks, the tensor cores are busy with the others.
 #pragma once
 #include "halves.h"
-#include "tensor.h"
+#include "hopper.h"
 
 namespace llamabuild {
 
-template <Type type>
-struct WarpgroupShape : WarpgroupTile {
+template <Type type, int N>
+struct WarpgroupShape {
     using F = Format<type>;
+    static constexpr Order order = order_of<typename F::Layout>;
+    static constexpr int rows = warpgroup_rows(order), columns = N;
     static constexpr int multipliers = rows / 64 * 128;  // threads
     static constexpr int threads = multipliers + 128;
     static constexpr int weight_threads = 96;  // four for a row
@@ -21,113 +23,25 @@ struct WarpgroupShape : WarpgroupTile {
     static constexpr int pieces = (span_bytes + 15 + 15) / 16 | 1;  // odd: rows fall on other banks
     static constexpr int slot_bytes = pieces * 16;
     static constexpr int weight_bytes = rows * slot_bytes;  // of a stage, as the next
-    static constexpr int column_bytes = TensorColumns::step_bytes;
-    static constexpr int weight_stages = 2;
+    static constexpr int column_bytes = columns * TensorColumns::step * 2;
     static constexpr int table_bytes = F::table_words * 4;
-    static constexpr int most_shared_bytes = 227 * 1024;
-    static constexpr int other_bytes = weight_stages * weight_bytes + table_bytes + 256;
-    static constexpr int fitting = (most_shared_bytes - other_bytes) / column_bytes;
+    static constexpr int room = 227 * 1024 - table_bytes - 256;
+    static constexpr int weight_stages =
+        columns < 128 && 3 * weight_bytes + 4 * column_bytes <= room ? 3 : 2;
+    static constexpr int fitting = (room - weight_stages * weight_bytes) / column_bytes;
     static constexpr int column_stages = fitting < 8 ? fitting : 8;
-    static constexpr int shared_bytes = column_stages * column_bytes + other_bytes;
+    static constexpr int shared_bytes =
+        column_stages * column_bytes + weight_stages * weight_bytes + table_bytes + 256;
     static_assert(column_stages >= 4, "a span's activations");
-    static_assert(columns == TensorColumns::tile, "the activations' tiles are these");
 };
 
-#if LLAMABUILD_WARPGROUPS
-// One of a ring of places in shared memory, and whether it is come to for an odd time.
-template <int Stages>
-struct Ring {
-    int stage = 0;
-    uint32_t odd = 0;
-    __device__ __forceinline__ void next() {
-        if (++stage == Stages) stage = 0, odd ^= 1;
-    }
-};
-
-// A barrier in shared memory (`mbarrier`) for each stage of a ring; `at` is the first one's address.
-struct Barriers {
-    uint32_t at;
-
-    __device__ __forceinline__ void initialize(int stage, int arrivals) const {
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at + 8 * stage), "r"(arrivals)
-                     : "memory");
-    }
-    __device__ __forceinline__ void arrive(int stage) const {
-        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at + 8 * stage) : "memory");
-    }
-    // Arrives when this thread's copies so far have.
-    __device__ __forceinline__ void arrive_with_copies(int stage) const {
-        asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(at + 8 * stage)
-                     : "memory");
-    }
-    // Arrives, and completes when `bytes` have come by a bulk copy.
-    __device__ __forceinline__ void copy(int stage, uint32_t to, const uint8_t* from,
-                                         int bytes) const {
-        asm volatile(
-            "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n"
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%2], [%3], %1, "
-            "[%0];" ::"r"(at + 8 * stage),
-            "r"(bytes), "r"(to), "l"(from)
-            : "memory");
-    }
-    // Waits for the end of the phase that began even, or odd; the one before the first was odd.
-    __device__ __forceinline__ void wait(int stage, uint32_t odd) const {
-        asm volatile(
-            "{\n"
-            ".reg .pred done;\n"
-            "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-            "@!done bra again;\n"
-            "}" ::"r"(at + 8 * stage),
-            "r"(odd)
-            : "memory");
-    }
-};
-
-// What `wgmma` is told about a step's activations: where they are; eight columns take 1024 bytes;
-// pieces are exchanged among 128 bytes.
-__device__ __forceinline__ uint64_t describe_columns(uint32_t at) {
-    return uint64_t{1} << 62 | uint64_t{1024 / 16} << 32 | (at & 0x3ffff) >> 4;
-}
-
-// Begins the multiplication of 64 rows by 128 columns and 16 of k.
-__device__ __forceinline__ void multiply_sixteen(float (&c)[64], const uint32_t (&a)[4],
-                                                 uint64_t b) {
-#define EIGHT(i)                                                                           \
-    "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), \
-        "+f"(c[i + 6]), "+f"(c[i + 7])
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-        "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
-        "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
-        "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-        "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-        : EIGHT(0), EIGHT(8), EIGHT(16), EIGHT(24), EIGHT(32), EIGHT(40), EIGHT(48), EIGHT(56)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-#undef EIGHT
-}
-
-// Before multiplications that read registers written by other instructions.
-__device__ __forceinline__ void begin_multiplications() {
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void end_of_multiplications() {
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-// Waits until at most `Pending` sets of multiplications are still on their way.
-template <int Pending>
-__device__ __forceinline__ void wait_for_multiplications() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
-}
-#endif
-
-// Grid: tiles of rows, tiles of columns, parts of k for each product of the batch.
-template <Type type>
-__global__ void __launch_bounds__((WarpgroupShape<type>::threads), 1)
+// Grid: tiles; nothing; parts of k for each product of the batch.
+template <Type type, int N>
+__global__ void __launch_bounds__((WarpgroupShape<type, N>::threads), 1)
 multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
 #if LLAMABUILD_WARPGROUPS
     using F = Format<type>;
-    using S = WarpgroupShape<type>;
+    using S = WarpgroupShape<type, N>;
     extern __shared__ __align__(1024) uint8_t stages[];
     release_successor();
     uint8_t* const weight_ring = stages + S::column_stages * S::column_bytes;
@@ -137,7 +51,8 @@ multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
     const Barriers weights_here{barriers}, weights_used{barriers + 64};
     const Barriers columns_here{barriers + 128}, columns_used{barriers + 192};
 
-    const int first_row = blockIdx.x * S::rows, first_column = blockIdx.y * S::columns;
+    const TilePlace<S> tile(p);
+    const int first_row = tile.row, first_column = tile.column;
     const int item = p.first_item + blockIdx.z / splits, part = blockIdx.z % splits;
     const uint8_t* const columns =
         p.activations + item * p.activation_batch + first_column * p.column_bytes;
@@ -211,7 +126,7 @@ multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
         const int row = threadIdx.x / 32 * 16 + g;  // and the one 8 below
         const uint8_t* const slots = weight_ring + row * S::slot_bytes;
         const int skews[2] = {skew(row_at(row)), skew(row_at(row + 8))};
-        float sums[64] = {};
+        float sums[N / 2] = {};
         Ring<S::weight_stages> weights;
         Ring<S::column_stages> activations;
 
@@ -255,10 +170,10 @@ multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
                 begin_multiplications();
                 UNROLL
                 for (int word = 0; word < 4; ++word)
-                    multiply_sixteen(sums, a[word],
-                                     describe_columns(column_ring +
-                                                      activations.stage * S::column_bytes +
-                                                      32 * word));
+                    multiply_sixteen<Type::f16, N>(
+                        sums, a[word],
+                        describe_step(column_ring + activations.stage * S::column_bytes +
+                                      32 * word));
                 end_of_multiplications();
                 wait_for_multiplications<0>();
                 if (lane == 0) columns_used.arrive(activations.stage);
@@ -271,40 +186,26 @@ multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
         wait_for_predecessor();
         const auto* const factors = reinterpret_cast<const float*>(
             columns + TensorColumns::padded(p.k) / TensorColumns::step * S::column_bytes);
-        float* const output = splits == 1
-                                  ? p.output + item * p.output_batch
-                                  : parts + (int64_t{item} * splits + part) * p.m * p.n;
-        const int64_t output_column = splits == 1 ? p.output_column : p.m;
-        UNROLL
-        for (int i = 0; i < 64; ++i) {
-            const int at = first_row + row + i / 2 % 2 * 8;
-            const int column = i / 4 * 8 + 2 * t + i % 2;
-            if (at < p.m && first_column + column < p.n)
-                output[(first_column + column) * output_column + at] =
-                    sums[i] * factors[column] * (1 / weight_gain);
-        }
+        store_tile<S>(p, parts, splits, sums, stages, factors, 1 / weight_gain);
     }
 #else
     (void)p, (void)parts, (void)splits;  // never started there
 #endif
 }
 
+template <Type type, int N>
+GPU(Error_t) start_warpgroups(const Product& p, const Launch& launch) {
+    using S = WarpgroupShape<type, N>;
+    return start_tiles<S>(multiply_warpgroups_kernel<type, N>, p, S::order, launch);
+}
+
 template <Type type>
 GPU(Error_t) multiply_warpgroups(const Product& p, const Launch& launch) {
-    using S = WarpgroupShape<type>;
-    const int splits = tensor_splits(p, order_of<typename S::F::Layout>, launch);
-    auto* const parts = reinterpret_cast<float*>(const_cast<uint8_t*>(p.activations) +
-                                                 p.activation_batch * p.batch);
-    const auto kernel = multiply_warpgroups_kernel<type>;
-    auto error = GPU(FuncSetAttribute)(reinterpret_cast<const void*>(kernel),
-                                       GPU(FuncAttributeMaxDynamicSharedMemorySize),
-                                       S::shared_bytes);
-    if (error != GPU(Success)) return error;
-    const dim3 blocks((p.m + S::rows - 1) / S::rows, (p.n + S::columns - 1) / S::columns,
-                      p.batch * splits);
-    error = start(kernel, launch, blocks, S::threads, S::shared_bytes, p, parts, splits);
-    if (error == GPU(Success) && splits > 1) error = add_parts(p, parts, splits, launch);
-    return error;
+    switch (warpgroup_columns(p.n, order_of<typename Format<type>::Layout>)) {
+        case 32: return start_warpgroups<type, 32>(p, launch);
+        case 64: return start_warpgroups<type, 64>(p, launch);
+        default: return start_warpgroups<type, 128>(p, launch);
+    }
 }
 
 }  // namespace llamabuild

@@ -175,7 +175,9 @@ class _Products:
     def _reference(self, path: str) -> tuple[Array, Array]:
         """Every column times every row of weights, and the size of its terms."""
         if path not in self._references:
-            x = self._x.astype(np.float64) if path == "exact" else rounded(self._x, path)
+            x = self._x.astype(np.float64)
+            if path != "exact":
+                x = rounded(self._x, path, self._kind)
             weights = self._weights
             self._references[path] = x @ weights.T, np.sqrt((x * x) @ (weights * weights).T)
         return self._references[path]
@@ -187,8 +189,12 @@ def spelled(kind: GGMLQuantizationType) -> str:
     return name[:-1] + "K" if name.endswith("_k") else name
 
 
-def rounded(x: Array, path: str) -> Array:
-    """The activations ``x`` as a path reads them, in float64."""
+def rounded(x: Array, path: str, kind: GGMLQuantizationType) -> Array:
+    """The activations ``x`` as a path reads them beside weights of ``kind``, in float64."""
+    if path == "tensor" and kind is GGMLQuantizationType.BF16:
+        bits = x.view(np.uint32)
+        nearest = bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000  # of two as near, the even one
+        return nearest.astype(np.uint32).view(np.float32).astype(np.float64)
     if path == "tensor":
         return x.astype(np.float16).astype(np.float64)
     if path == "float":

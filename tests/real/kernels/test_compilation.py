@@ -38,10 +38,12 @@ def compile_all(command: list[str], folder: Path, env: dict[str, str]) -> str:
 
 @pytest.mark.nvcc
 @pytest.mark.slow
-@pytest.mark.parametrize("archs", [(75, 89, 120), (50, 61, 86)], ids=["CUDA 13", "CUDA 11.8"])
-def test_cuda(archs: tuple[int, ...], tmp_path: Path, need: Callable[[object, str], None]) -> None:
+@pytest.mark.parametrize(
+    "archs", [("75", "90a", "120"), ("50", "61", "86")], ids=["CUDA 13", "CUDA 11.8"]
+)
+def test_cuda(archs: tuple[str, ...], tmp_path: Path, need: Callable[[object, str], None]) -> None:
     environ, memo = dict(os.environ), Memo(None)
-    wanted = [CudaArch(arch) for arch in archs]
+    wanted = [CudaArch.from_code(f"sm_{arch}") for arch in archs]
     toolkits = find_cuda(environ, memo=memo).toolkits
     fitting = [toolkit for toolkit in toolkits if all(map(toolkit.compiles, wanted))]
     need(fitting, f"a CUDA toolkit that compiles {archs}")
@@ -62,7 +64,7 @@ def test_cuda(archs: tuple[int, ...], tmp_path: Path, need: Callable[[object, st
     assert kernels.llamabuild_version() == 1
     assert kernels.llamabuild_types(None, 0) == len(QUANTIZED) + len(FLOATS)
     listed = [int(arch) // 10 for arch in kernels.llamabuild_architectures().split(b",")]
-    assert listed == list(archs)
+    assert listed == [arch.number for arch in wanted]
     if kernels.llamabuild_device_count(ctypes.byref(ctypes.c_int())):  # no driver here
         assert b"counting devices: " in kernels.llamabuild_last_error()
 

@@ -96,7 +96,8 @@ class Gpu:
             weights = np.full((p.m, p.k), np.nan)  # what lies behind the memory may be anything
             there = self._seen[p.weights][first : first + p.m]
             weights[: len(there)] = there
-            values = rounded(strided(x[begin:], n, p.k, x_stride), self._path)
+            kind = GGMLQuantizationType(p.type)
+            values = rounded(strided(x[begin:], n, p.k, x_stride), self._path, kind)
             strided(out[to:], n, p.m, out_stride)[:] = values @ weights.T
         self._fault(out)
 
@@ -122,9 +123,10 @@ def test_right_products_are_called_right(path: str) -> None:
     assert all(row.same is not None and row.same < 1e-6 for row in rows)
 
 
+@pytest.mark.parametrize("path", ["float", "tensor"])
 @pytest.mark.parametrize("kind", FLOATS, ids=lambda kind: str(kind.name))
-def test_floats_have_no_block(kind: GGMLQuantizationType) -> None:
-    rows = rows_of(Gpu("float"), kind)
+def test_floats_have_no_block(kind: GGMLQuantizationType, path: str) -> None:
+    rows = rows_of(Gpu(path), kind)
     assert {row.k for row in rows} == {8, 40, 4104}
     assert all(row.right for row in rows)
 
@@ -306,7 +308,13 @@ ORDINARY = st.floats(2.0**-99, 2.0**99, width=32)
 def test_rounding_to_eight_bits_is_within_half_a_step(values: list[float]) -> None:
     x = np.array(values, np.float32)
     step = float(np.abs(x).max()) / 127
-    assert np.all(np.abs(rounded(x, "dp4a") - x) <= 0.5001 * step)
+    assert np.all(np.abs(rounded(x, "dp4a", Q4_0) - x) <= 0.5001 * step)
+
+
+def test_activations_beside_bf16_become_the_nearest_bf16() -> None:
+    x = np.array([[1, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -3.14159274, 0]], np.float32)
+    near = [1, 1, 1 + 2**-6, 1 + 2**-7, -3.140625, 0]
+    assert rounded(x, "tensor", GGMLQuantizationType.BF16).tolist() == [near]
 
 
 def test_where_terms_cancel_their_size_is_the_measure() -> None:

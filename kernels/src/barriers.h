@@ -1,0 +1,64 @@
+// Barriers between threads that copy and threads that multiply, on 9.0 and later.
+#pragma once
+#include "launch.h"
+
+namespace llamabuild {
+
+#if LLAMABUILD_BULK_COPIES
+// Barriers in shared memory (`mbarrier`), one for each stage of a ring, the first one at `at`.
+struct Barriers {
+    uint32_t at;
+
+    __device__ __forceinline__ void initialize(int stage, int arrivals) const {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at + 8 * stage), "r"(arrivals)
+                     : "memory");
+    }
+    __device__ __forceinline__ void arrive(int stage) const {
+        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at + 8 * stage) : "memory");
+    }
+    // Arrives when this thread's copies so far have.
+    __device__ __forceinline__ void arrive_with_copies(int stage) const {
+        asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(at + 8 * stage)
+                     : "memory");
+    }
+    // Arrives, and completes when `bytes` have come by a bulk copy.
+    __device__ __forceinline__ void copy(int stage, uint32_t to, const uint8_t* from,
+                                         int bytes) const {
+        asm volatile(
+            "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n"
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%2], [%3], %1, "
+            "[%0];" ::"r"(at + 8 * stage),
+            "r"(bytes), "r"(to), "l"(from)
+            : "memory");
+    }
+    // Waits for the end of the phase that began even, or odd; the one before the first was odd.
+    __device__ __forceinline__ void wait(int stage, uint32_t odd) const {
+        asm volatile(
+            "{\n"
+            ".reg .pred done;\n"
+            "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+            "@!done bra again;\n"
+            "}" ::"r"(at + 8 * stage),
+            "r"(odd)
+            : "memory");
+    }
+    // The same for whole warps. The vote tells the compiler that their lanes go on together: else
+    // it would check that before each exchange between them.
+    __device__ __forceinline__ void wait_together(int stage, uint32_t odd) const {
+        uint32_t done;
+        do {
+            asm volatile(
+                "{\n"
+                ".reg .pred done;\n"
+                "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+                "selp.u32 %0, 1, 0, done;\n"
+                "}"
+                : "=r"(done)
+                : "r"(at + 8 * stage), "r"(odd)
+                : "memory");
+        } while (!__all_sync(0xffffffffu, done));
+    }
+};
+#endif
+
+}  // namespace llamabuild
