@@ -17,7 +17,7 @@ constexpr int tensor_arch = 800;
 constexpr int integer_columns = 5;  // from here on they are faster than the vectors' kernel
 constexpr int float_columns = 3;    // and so are tensor cores for 16-bit weights
 // The same for the warpgroups' kernels.
-constexpr int warpgroup_quantized_columns = 5, warpgroup_float_columns = 3;
+constexpr int warpgroup_quantized_columns = 5, warpgroup_float_columns = 2;
 constexpr int span_weights = 256;   // of one stage
 
 struct LargeTile {
