@@ -30,7 +30,7 @@ struct MatrixShape : Tile {
     static_assert(stages * stage_bytes >= Tile::rows * N * 4, "the sets' sums are exchanged there");
 };
 
-#if LLAMABUILD_SM >= 800
+#if LLAMABUILD_MATMUL
 // What a thread is: g and t as the instruction's layouts name them.
 template <class S>
 struct Role {
@@ -56,7 +56,7 @@ __device__ __forceinline__ void multiply_tile(float (&c)[4], const uint32_t (&a)
 template <class Tile, Type type>
 __global__ void __launch_bounds__((MatrixShape<Tile, type>::threads), Tile::blocks_at_once)
 multiply_matrices_kernel(const Product p, float* parts, int splits) {
-#if LLAMABUILD_SM >= 800
+#if LLAMABUILD_MATMUL
     using F = Format<type>;
     using S = MatrixShape<Tile, type>;
     constexpr int N = S::N;

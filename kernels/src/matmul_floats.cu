@@ -21,7 +21,7 @@ struct FloatShape : Tile {
     static_assert(warp_rows % 16 == 0 && warp_columns % 16 == 0, "whole multiplications");
 };
 
-#if LLAMABUILD_SM >= 800
+#if LLAMABUILD_MATMUL
 // Where a piece of 16 bytes lies in a stage: eight rows' pieces of one number are in all banks.
 __device__ __forceinline__ int place_of(int row, int piece) {
     return row * step_bytes + (piece ^ row % 8) * 16;
@@ -54,7 +54,7 @@ __device__ __forceinline__ void multiply_tile(float (&c)[4], const uint32_t (&a)
 template <class Tile, Type type>
 __global__ void __launch_bounds__((FloatShape<Tile, type>::threads))
 multiply_floats_kernel(const Product p, float* parts, int splits) {
-#if LLAMABUILD_SM >= 800
+#if LLAMABUILD_MATMUL
     using S = FloatShape<Tile, type>;
     extern __shared__ __align__(16) uint8_t shared[];
     release_successor();

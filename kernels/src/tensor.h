@@ -9,6 +9,8 @@
 #else
 #define LLAMABUILD_WARPGROUPS 0
 #endif
+// The kernels of matmul.h and matmul_floats.cu are started in other code of 8.0 and later.
+#define LLAMABUILD_MATMUL (LLAMABUILD_SM >= 800 && !LLAMABUILD_WARPGROUPS)
 
 namespace llamabuild {
 
