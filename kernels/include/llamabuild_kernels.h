@@ -9,9 +9,9 @@
  * with m rows, n columns and k weights a row. Calls enqueue work on a stream and return; memory is
  * the caller's. Every function that returns `int` returns LLAMABUILD_OK or an error code, and then
  * llamabuild_last_error() says what was wrong. No exception leaves the library; calls from several
- * threads are safe as long as they do not share a workspace. On 9.0 and later weights are read
- * ahead: a kernel just before a product in its stream must not write them if it lets its successor
- * start early (programmatic dependent launch).
+ * threads are safe as long as they do not share a workspace. On 9.0 and later weights and
+ * the lists of llamabuild_groups are read ahead: a kernel just before a product in its stream must
+ * not write them if it lets its successor start early (programmatic dependent launch).
  */
 #ifndef LLAMABUILD_KERNELS_H
 #define LLAMABUILD_KERNELS_H

@@ -4,7 +4,7 @@
 
 namespace llamabuild {
 
-#if LLAMABUILD_BULK_COPIES
+#if LLAMABUILD_BULK_COPIES && LLAMABUILD_SM
 // Barriers in shared memory (`mbarrier`), one for each stage of a ring, the first one at `at`.
 struct Barriers {
     uint32_t at;
@@ -12,6 +12,10 @@ struct Barriers {
     __device__ __forceinline__ void initialize(int stage, int arrivals) const {
         asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at + 8 * stage), "r"(arrivals)
                      : "memory");
+    }
+    // After all are initialized: the copy engine will know them.
+    static __device__ __forceinline__ void publish() {
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     }
     __device__ __forceinline__ void arrive(int stage) const {
         asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at + 8 * stage) : "memory");
@@ -59,6 +63,11 @@ struct Barriers {
         } while (!__all_sync(0xffffffffu, done));
     }
 };
+
+// Waits until so many of a block's threads, whole warps, have come here.
+__device__ __forceinline__ void wait_for_threads(int count) {
+    asm volatile("bar.sync 1, %0;" ::"r"(count) : "memory");
+}
 #endif
 
 }  // namespace llamabuild

@@ -45,7 +45,9 @@ using GPUProperties = cudaDeviceProp;
 #else
 #define LLAMABUILD_BULK_COMPILER 0
 #endif
+#if !defined(LLAMABUILD_BULK_COPIES)  // a test that imitates them has defined it
 #define LLAMABUILD_BULK_COPIES (LLAMABUILD_BULK_COMPILER && LLAMABUILD_SM >= 900)
+#endif
 
 #if defined(__gfx906__) || defined(__gfx908__) || defined(__gfx90a__) || defined(__gfx1011__) || \
     defined(__gfx1012__) || defined(__gfx1030__) || defined(__gfx1031__) ||                      \

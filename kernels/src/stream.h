@@ -185,7 +185,7 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
             full.initialize(slot, 1);
             empty.initialize(slot, warps);
         }
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        Barriers::publish();
     }
     auto* const grid = reinterpret_cast<uint32_t*>(shared);
     if constexpr (F::table_words != 0)
@@ -246,7 +246,7 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
     wait_for_predecessor();
     quantize_column(reinterpret_cast<const float*>(place.activations), p.k, threadIdx.x,
                     warps * group_size, blocks);
-    asm volatile("bar.sync 1, %0;" ::"r"(warps * group_size) : "memory");  // all but the copier
+    wait_for_threads(warps * group_size);  // all but those of the warp that copies
     const int group = warp / plan.row_warps, part = warp % plan.row_warps;
     const int first = 2 * (part * group_size + lane);  // chunk of this thread
     const bool inside = first < p.k / 32;
@@ -297,7 +297,9 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
 // How to divide a product, where this is the kernel for it.
 inline bool plan_stream(const Product& p, int table_words, const Launch& launch,
                         StreamPlan& plan) {
-    if (p.n != 1 || p.k % stream_weights || p.weight_batch % 4) return false;
+    if (p.n != 1 || p.k % stream_weights) return false;
+    const bool several = p.batch > 1 || p.expert_count;
+    if (several && p.weight_batch % 4) return false;  // rows are read as words
     const int threads = p.k / stream_weights;
     plan.row_warps = (threads + group_size - 1) / group_size;
     if (plan.row_warps > stream_warps) return false;

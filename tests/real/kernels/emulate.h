@@ -6,7 +6,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
 #include <vector>
@@ -19,10 +22,11 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define __gfx90a__  // there are matrix instructions
+#define LLAMABUILD_BULK_COPIES 1  // there is a bulk copy engine
 
 using hipError_t = int;
 using hipStream_t = void*;
-constexpr hipError_t hipSuccess = 0;
+constexpr hipError_t hipSuccess = 0, hipErrorInvalidValue = 1;
 inline hipError_t hipGetLastError() { return hipSuccess; }
 enum { hipFuncAttributeMaxDynamicSharedMemorySize };
 inline hipError_t hipFuncSetAttribute(const void*, int, int) { return hipSuccess; }
@@ -40,6 +44,14 @@ using std::min;
 using FourInts = int __attribute__((vector_size(16)));
 
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+// Four of a pair's eight bytes, by the lowest four nibbles of `which`.
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t which) {
+    const uint64_t pair = uint64_t{high} << 32 | low;
+    uint32_t bytes = 0;
+    for (int i = 0; i < 4; ++i) bytes |= uint32_t(pair >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
+    return bytes;
+}
 
 class Block {
 public:
@@ -64,6 +76,13 @@ public:
         for (bool alive = true; alive;) {
             alive = false;
             std::shuffle(order.begin(), order.end(), random);
+            if (!copies_.empty()) {
+                alive = true;
+                if (random() % 8 == 0) {  // one arrives, at last
+                    copies_.front()();
+                    copies_.erase(copies_.begin());
+                }
+            }
             // From time to time another group rests, so that the others get ahead of it.
             if (groups > 1 && random() % 64 == 0) resting = random() % (groups + 1);
             for (const unsigned i : order) {
@@ -80,12 +99,25 @@ public:
     }
 
     void wait_for_group() { wait(group); }
+    void wait_until(std::function<bool()> what) {
+        fibers_[running_].what = std::move(what);
+        wait(event);
+    }
+    void copy_later(std::function<void()> copy) { copies_.push_back(std::move(copy)); }
     void wait_for_block() { wait(block); }
 
     uint32_t exchange(uint32_t value, unsigned distance) {
         fibers_[running_].value = value;
         wait(group);
         const uint32_t other = fibers_[running_ ^ distance].value;
+        wait(group);
+        return other;
+    }
+
+    uint32_t from_lane(uint32_t value, unsigned lane) {
+        fibers_[running_].value = value;
+        wait(group);
+        const uint32_t other = fibers_[running_ / lanes * lanes + lane].value;
         wait(group);
         return other;
     }
@@ -107,10 +139,11 @@ public:
         return c;
     }
 
+    int come = 0;  // threads, to where so many wait for each other
     bool stuck = false;  // some threads waited for others that had gone
 
 private:
-    enum WaitsFor { nobody, group, block };
+    enum WaitsFor { nobody, group, block, event };
     static constexpr size_t stack_bytes = 64 * 1024;
     struct Fiber {
         ucontext_t context;
@@ -120,6 +153,7 @@ private:
         unsigned block_waits = 0;
         bool done = false;
         uint32_t value = 0, a = 0, b = 0;
+        std::function<bool()> what;  // that it waits for
     };
 
     static void run() {
@@ -130,7 +164,7 @@ private:
     void wait(WaitsFor whom) {
         Fiber& me = fibers_[running_];
         me.waits_for = whom;
-        ++(whom == group ? me.waits : me.block_waits);
+        if (whom != event) ++(whom == group ? me.waits : me.block_waits);
         const unsigned i = running_;
         swapcontext(&me.context, &scheduler_);
         running_ = i;
@@ -140,6 +174,7 @@ private:
     bool blocked(unsigned i) const {
         const Fiber& me = fibers_[i];
         if (me.waits_for == nobody) return false;
+        if (me.waits_for == event) return !me.what();
         const unsigned first = me.waits_for == group ? i / lanes * lanes : 0;
         const unsigned last = me.waits_for == group ? first + lanes : unsigned(fibers_.size());
         for (unsigned other = first; other < last; ++other) {
@@ -152,6 +187,7 @@ private:
 
     std::function<void()> body_;
     std::vector<Fiber> fibers_;
+    std::vector<std::function<void()>> copies_;  // on their way
     ucontext_t scheduler_;
     unsigned running_ = 0;
 };
@@ -169,8 +205,54 @@ inline float __shfl_xor_sync(uint32_t, float value, int distance) {
     return value;
 }
 
+inline uint32_t __shfl_sync(uint32_t, uint32_t value, int lane) {
+    return Block::current->from_lane(value, unsigned(lane));
+}
+
 inline FourInts __builtin_amdgcn_mfma_i32_16x16x16i8(int a, int b, FourInts c, int, int, int) {
     return Block::current->multiply(uint32_t(a), uint32_t(b), c);
+}
+
+namespace llamabuild {
+extern uint8_t shared[];
+
+// As barriers.h has them. A phase ends when all have arrived, and all bytes; here one of its arrivals
+// is that of the bytes.
+struct Barriers {
+    struct Phase { int count, missing, number; };
+    static inline std::map<uint32_t, Phase> all;
+    uint32_t at;
+
+    void initialize(int stage, int arrivals) const { all[at + 8 * stage] = {arrivals, arrivals, 0}; }
+    static void publish() {}
+    void arrive(int stage) const {
+        Phase& phase = all.at(at + 8 * stage);
+        if (--phase.missing == 0) phase.missing = phase.count, ++phase.number;
+    }
+    void copy(int stage, uint32_t to, const uint8_t* from, int bytes) const {
+        if (to % 16 || reinterpret_cast<uintptr_t>(from) % 16 || bytes % 16) std::abort();
+        Block::current->copy_later([=, *this] {
+            std::memcpy(shared + to, from, size_t(bytes));
+            arrive(stage);
+        });
+    }
+    void wait_together(int stage, uint32_t odd) const {
+        const Phase& phase = all.at(at + 8 * stage);
+        Block::current->wait_until([&phase, odd] { return (phase.number & 1) != int(odd); });
+        Block::current->wait_for_group();
+    }
+};
+
+inline void wait_for_threads(int count) {
+    int& come = Block::current->come;
+    const int needed = come++ / count * count + count;
+    Block::current->wait_until([&come, needed] { return come >= needed; });
+}
+}  // namespace llamabuild
+
+// A place in shared memory as its number.
+inline size_t __cvta_generic_to_shared(const void* place) {
+    return size_t(static_cast<const uint8_t*>(place) - llamabuild::shared);
 }
 
 inline bool any_stuck = false;

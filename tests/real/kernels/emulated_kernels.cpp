@@ -6,12 +6,40 @@
 #include "matmul.cu"
 #include "matvec.h"
 #include "quantize.cu"
+#include "stream.h"
 
 namespace llamabuild {
-alignas(16) uint8_t shared[64 * 1024];
+alignas(128) uint8_t shared[128 * 1024];
 }
 
 using namespace llamabuild;
+
+// One column, by the kernel that takes it as floats; all types. -1: the kernel is not for that.
+extern "C" int emulate_stream(int type, const uint8_t* weights, const float* x, float* output, int m,
+                              int k, int row_bytes, int batch, int multiprocessors) {
+    std::fill(std::begin(shared), std::end(shared), 0xff);
+    Product p = {};
+    p.weights = weights;
+    p.activations = reinterpret_cast<const uint8_t*>(x);
+    p.output = output;
+    p.m = m, p.n = 1, p.k = k, p.batch = batch;
+    p.row_bytes = row_bytes;
+    p.weight_batch = int64_t{m} * row_bytes;
+    p.column_bytes = p.activation_batch = int64_t{4} * k;
+    p.output_column = p.output_batch = m;
+    Launch launch = {};
+    launch.multiprocessors = multiprocessors;
+    launch.shared_bytes = 227 * 1024;
+    Block::lanes = 32;
+    any_stuck = false;
+    switch (static_cast<Type>(type)) {
+#define CASE(name) \
+    case Type::name: return multiply_stream<Type::name>(p, launch) ? -1 : any_stuck;
+        LLAMABUILD_QUANTIZED_TYPES(CASE)
+#undef CASE
+        default: return -1;
+    }
+}
 
 // On a GPU with so many multiprocessors. With matrix cores (AMD's, and waves of 64 threads): all
 // types; without: a few.

@@ -1,4 +1,4 @@
-"""The matrix-vector kernels and those for AMD's matrix cores, run thread by thread on the host: a
+"""The kernels for few columns and those for AMD's matrix cores, run thread by thread on the host: a
 wrong index or a missing wait is caught without a card.
 """
 
@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from llamabuild.verify.blocks import QUANTIZED, random_rows, to_float64
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[2] / "kernels" / "src"
+Floats: TypeAlias = npt.NDArray[np.float32]
 Need: TypeAlias = Callable[[object, str], None]
 KINDS = (Type.Q4_0, Type.Q4_K, Type.Q6_K, Type.MXFP4, Type.IQ2_XS, Type.F16)
 
@@ -66,14 +67,53 @@ def check(host: ctypes.CDLL, kind: Type, n: int, blocks: str, *, matrix_cores: b
         m, n, k, rows.shape[1], batch, multiprocessors, matrix_cores,
     )  # fmt: skip
     assert stuck == 0
-    if kind is not Type.F16:
-        groups = x.reshape(-1, 32)
-        d = np.abs(groups).max(axis=1, keepdims=True) / np.float32(127)
-        x = (np.rint(groups * (1 / d)) * d.astype(np.float64)).reshape(x.shape)
-    dense = to_float64(kind, rows).reshape(batch, m, k)
+    compare(kind, rows, x if kind is Type.F16 else rounded(x), output)
+
+
+def rounded(x: Floats) -> npt.NDArray[np.float64]:
+    """The activations as integers hold them."""
+    groups = x.reshape(-1, 32)
+    d = np.abs(groups).max(axis=1, keepdims=True) / np.float32(127)
+    whole: npt.NDArray[np.float64] = np.rint(groups * (1 / d)) * d.astype(np.float64)
+    return whole.reshape(x.shape)
+
+
+def compare(kind: Type, rows: npt.NDArray[np.uint8], x: npt.NDArray[Any], output: Floats) -> None:
+    """``x`` and ``output``: [batch][column]; ``rows`` of all products."""
+    batch, _, m = output.shape
+    dense = to_float64(kind, rows).reshape(batch, m, -1)
     reference = np.einsum("bmk,bnk->bnm", dense, x)
     difference = np.linalg.norm(output - reference)
-    assert difference <= 1e-5 * np.linalg.norm(reference), (m, n, k, batch, multiprocessors)
+    assert difference <= 1e-5 * np.linalg.norm(reference), (output.shape, x.shape)
+
+
+def stream(host: ctypes.CDLL, kind: Type, m: int, k: int, batch: int, multiprocessors: int) -> None:
+    rng = np.random.default_rng()
+    rows = random_rows(kind, m * batch, k, rng)
+    weights = aligned(rows.nbytes, 0)
+    weights[:] = rows.ravel()
+    x = rng.normal(size=(batch, 1, k)).astype(np.float32)
+    output = np.full((batch, 1, m), np.nan, np.float32)
+    stuck = host.emulate_stream(
+        int(kind), ctypes.c_void_p(weights.ctypes.data), ctypes.c_void_p(x.ctypes.data),
+        ctypes.c_void_p(output.ctypes.data), m, k, rows.shape[1], batch, multiprocessors,
+    )  # fmt: skip
+    assert stuck == 0
+    compare(kind, rows, rounded(x), output)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
+def test_streams_of_rows_match_the_reference(host, kind):
+    block = max(GGML_QUANT_SIZES[kind][0], 64)
+    stream(host, kind, m=8, k=block, batch=2, multiprocessors=4)
+    stream(host, kind, m=41, k=2048 + 3 * block, batch=1, multiprocessors=2)
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 3, 64])
+@pytest.mark.parametrize("k", [64, 960, 2112, 14336, 28672])
+def test_streams_of_any_shape_match_the_reference(host, k, multiprocessors):
+    for m in (1, 2, 33):
+        stream(host, Type.Q4_0, m, k, 1, multiprocessors)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
