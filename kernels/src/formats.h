@@ -28,6 +28,14 @@ enum class Type : int {
     X(iq4_nl) X(iq4_xs) X(mxfp4) X(nvfp4) X(iq2_xxs) X(iq2_xs) X(iq2_s) X(iq3_xxs)       \
     X(iq3_s) X(iq1_s) X(iq1_m) X(tq1_0) X(tq2_0)
 
+// The same, divided among the files with the kernels' instances.
+#define LLAMABUILD_BASIC_TYPES(X) \
+    X(q4_0) X(q4_1) X(q5_0) X(q5_1) X(q8_0) X(iq4_nl) X(mxfp4) X(nvfp4)
+#define LLAMABUILD_K_TYPES(X) \
+    X(q2_K) X(q3_K) X(q4_K) X(q5_K) X(q6_K) X(iq4_xs) X(tq1_0) X(tq2_0)
+#define LLAMABUILD_IQ_TYPES(X) \
+    X(iq2_xxs) X(iq2_xs) X(iq2_s) X(iq3_xxs) X(iq3_s) X(iq1_s) X(iq1_m)
+
 struct Chunk {
     uint32_t q[8];  // words 0 to 3: group 0, words 4 to 7: group 1
     float scale[2];

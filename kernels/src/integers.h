@@ -188,23 +188,8 @@ multiply_integers_kernel(const Product p, float* parts, int splits) {
             const int row = g + 8 * r;
             const uint8_t* const blocks = ring + stage * S::blocks_bytes + row * S::pieces * 16 +
                                           skew(rows[r] + span * S::span_bytes);
-            Chunk c = F::chunk(blocks + chunk / chunks * F::bytes, chunk % chunks, grid);
-            if constexpr (F::bias != 0) {  // no byte carries into the next
-                UNROLL
-                for (uint32_t& q : c.q) q = (q + (128 - F::bias) * 0x01010101u) ^ 0x80808080u;
-            }
-            UNROLL
-            for (int group = 0; group < 2; ++group) {
-                const int at = F::first(chunk) - half * S::half + group * F::step;
-                const uint32_t* const q = c.q + 4 * group;
-                *reinterpret_cast<uint4*>(unpacked + row * S::row_bytes + at) =
-                    make_uint4(q[0], q[1], q[2], q[3]);
-                if (at % F::group == 0) {
-                    scales[at / F::group * S::rows + row] = c.scale[group];
-                    if constexpr (S::has_offset)
-                        offsets[at / F::group * S::rows + row] = c.offset[group];
-                }
-            }
+            put_chunk<S>(F::chunk(blocks + chunk / chunks * F::bytes, chunk % chunks, grid),
+                         chunk, half, unpacked + row * S::row_bytes, scales + row, offsets + row);
         }
     };
 

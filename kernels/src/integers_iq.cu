@@ -3,11 +3,5 @@
 namespace llamabuild {
 #define INSTANCE(name) \
     template GPU(Error_t) multiply_integers<Type::name>(const Product&, const Launch&);
-INSTANCE(iq2_xxs)
-INSTANCE(iq2_xs)
-INSTANCE(iq2_s)
-INSTANCE(iq3_xxs)
-INSTANCE(iq3_s)
-INSTANCE(iq1_s)
-INSTANCE(iq1_m)
+LLAMABUILD_IQ_TYPES(INSTANCE)
 }  // namespace llamabuild

@@ -3,12 +3,5 @@
 namespace llamabuild {
 #define INSTANCE(name) \
     template GPU(Error_t) multiply_matrices<Type::name>(const Product&, const Launch&);
-INSTANCE(q2_K)
-INSTANCE(q3_K)
-INSTANCE(q4_K)
-INSTANCE(q5_K)
-INSTANCE(q6_K)
-INSTANCE(iq4_xs)
-INSTANCE(tq1_0)
-INSTANCE(tq2_0)
+LLAMABUILD_K_TYPES(INSTANCE)
 }  // namespace llamabuild

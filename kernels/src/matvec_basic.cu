@@ -3,12 +3,5 @@
 namespace llamabuild {
 #define INSTANCE(name) \
     template GPU(Error_t) multiply_vectors<Type::name>(const Product&, const Launch&);
-INSTANCE(q4_0)
-INSTANCE(q4_1)
-INSTANCE(q5_0)
-INSTANCE(q5_1)
-INSTANCE(q8_0)
-INSTANCE(iq4_nl)
-INSTANCE(mxfp4)
-INSTANCE(nvfp4)
+LLAMABUILD_BASIC_TYPES(INSTANCE)
 }  // namespace llamabuild

@@ -115,23 +115,8 @@ multiply_mfma_kernel(const Product p, float* parts, int splits) {
         const int chunk = 4 * half + quarter;
         const uint8_t* const span_at =
             blocks + l * S::pieces * 16 + skew(row + span * S::span_bytes);
-        Chunk c = F::chunk(span_at + chunk / chunks * F::bytes, chunk % chunks, grid);
-        if constexpr (F::bias != 0) {  // no byte carries into the next
-            UNROLL
-            for (uint32_t& q : c.q) q = (q + (128 - F::bias) * 0x01010101u) ^ 0x80808080u;
-        }
-        UNROLL
-        for (int group = 0; group < 2; ++group) {
-            const int at = F::first(chunk) - half * S::half + group * F::step;
-            const uint32_t* const q = c.q + 4 * group;
-            *reinterpret_cast<uint4*>(unpacked + l * S::row_bytes + at) =
-                make_uint4(q[0], q[1], q[2], q[3]);
-            if (at % F::group == 0) {
-                scales[at / F::group * S::rows + l] = c.scale[group];
-                if constexpr (S::has_offset)
-                    offsets[at / F::group * S::rows + l] = c.offset[group];
-            }
-        }
+        put_chunk<S>(F::chunk(span_at + chunk / chunks * F::bytes, chunk % chunks, grid), chunk,
+                     half, unpacked + l * S::row_bytes, scales + l, offsets + l);
     };
 
     constexpr int sets = S::columns / 16;

@@ -18,8 +18,7 @@ constexpr int integer_arch = 750;   // the code's architecture, times ten
 constexpr int tensor_arch = 800;
 constexpr int integer_columns = 5;  // from here on they are faster than the vectors' kernel
 constexpr int float_columns = 3;    // and so are tensor cores for 16-bit weights
-// The same for the warpgroups' kernels.
-constexpr int warpgroup_quantized_columns = 5, warpgroup_float_columns = 2;
+constexpr int warpgroup_float_columns = 2;  // and the warpgroups' kernels
 constexpr int span_weights = 256;   // of one stage
 
 struct LargeTile {
@@ -44,8 +43,7 @@ struct WideTile {
 // Whether 16-bit floats are faster than integers, as measured: n of 9 to 32 take few tiles of 32
 // columns, n of 33 to 64 would leave half a large tile empty.
 inline bool tensor_is_faster(int n, const Launch& launch) {
-    if (launch.warpgroups) return n >= warpgroup_quantized_columns;
-    return n > NarrowTile::columns && (n <= 32 || n > 64);
+    return launch.warpgroups || (n > NarrowTile::columns && (n <= 32 || n > 64));
 }
 
 // 16-bit weights: tensor cores take whole pieces of 16 bytes.
@@ -111,6 +109,28 @@ inline int parts_in_memory(int splits, const Launch& launch) {
 }
 
 int integer_splits(const Product& p, const Launch& launch);
+
+// Unpacks a chunk of one half of a span for integer products: to signed bytes at `row`, and to
+// scales and offsets, of which those of a row are `S::rows` apart.
+template <class S>
+__device__ __forceinline__ void put_chunk(Chunk c, int chunk, int half, uint8_t* row,
+                                          float* scales, float* offsets) {
+    using F = typename S::F;
+    if constexpr (F::bias != 0) {  // no byte carries into the next
+        UNROLL
+        for (uint32_t& q : c.q) q = (q + (128 - F::bias) * 0x01010101u) ^ 0x80808080u;
+    }
+    UNROLL
+    for (int group = 0; group < 2; ++group) {
+        const int at = F::first(chunk) - half * S::half + group * F::step;
+        const uint32_t* const q = c.q + 4 * group;
+        *reinterpret_cast<uint4*>(row + at) = make_uint4(q[0], q[1], q[2], q[3]);
+        if (at % F::group == 0) {
+            scales[at / F::group * S::rows] = c.scale[group];
+            if constexpr (S::has_offset) offsets[at / F::group * S::rows] = c.offset[group];
+        }
+    }
+}
 
 // Bytes of workspace behind the columns, for the parts' results.
 inline int64_t tensor_partial_bytes(const Product& p, int parts) {
