@@ -68,7 +68,7 @@ multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
     if (threadIdx.x == 0) {
         for (int i = 0; i < S::weight_stages; ++i) {
             weights_here.initialize(i, S::weight_threads);
-            weights_used.initialize(i, S::multipliers / 32);
+            weights_used.initialize(i, S::multipliers);
         }
         for (int i = 0; i < S::column_stages; ++i) {
             columns_here.initialize(i, 1);
@@ -151,8 +151,7 @@ multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
                     inside ? two_halves(c.offset[0] * weight_gain, c.offset[1] * weight_gain) : 0;
             }
             if (half % 2) {
-                __syncwarp();
-                if (lane == 0) weights_used.arrive(weights.stage);
+                weights_used.arrive(weights.stage);  // each for itself: racecheck understands that
                 weights.next();
             }
             UNROLL
