@@ -1,6 +1,7 @@
 """Time every type at several numbers of columns, the weights in rotation; JSON and a table.
 
-``python speed.py ggml-cuda.so [--types ...] [--columns 1,8,512] [--json FILE]``
+``python speed.py ggml-cuda.so [--types ...] [--columns 1,8,512] [--json FILE]``; with ``--beside``
+each product is timed by a self-contained module of ggml's, too, right after ours.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+from upstream import Upstream
+
 from llamabuild.verify.blocks import FLOATS, QUANTIZED, random_rows
 from llamabuild.verify.kernels import Kernels
 
@@ -32,7 +35,12 @@ def copy_bandwidth(gpu):
     return 2 * size / statistics.median(times) * 1e6
 
 
-def time_products(gpu, kind, m, k, columns, rotation, rng):
+def repeats(n):
+    """Products of a run: so many that its beginning and end do not count."""
+    return 50 if n > 32 else 300
+
+
+def time_products(gpu, kind, m, k, columns, rotation, rng, upstream=None):
     """Microseconds by number of columns, medians of seven."""
     rows = random_rows(kind, 256, k, rng)
     size = m * rows.shape[1]
@@ -51,14 +59,25 @@ def time_products(gpu, kind, m, k, columns, rotation, rng):
         product = gpu.product(int(kind), m, n, k, weights=weights, activations=x, output=output)
         gpu.workspace(product)
         gpu.measure(product, copies, stride, 10)
-        repeats = 20 if n > 32 else min(max(copies, 20), 100)
-        runs = [gpu.measure(product, copies, stride, repeats) for _ in range(7)]
+        runs = [gpu.measure(product, copies, stride, repeats(n)) for _ in range(7)]
         times[n] = {
             "path": gpu.path(product), "microseconds": statistics.median(runs),
             "least": min(runs), "most": max(runs),
         }  # fmt: skip
     gpu.close()
+    if upstream:
+        for n, theirs in upstream.time_products(kind, rows, m, k, copies, columns, repeats).items():
+            times[n]["upstream_microseconds"] = theirs
     return size, times
+
+
+def spelled(time):
+    """A product's time; beside it, behind a colon, ggml's."""
+    theirs = time.get("upstream_microseconds")
+    own = f"{time['microseconds']:.1f}"
+    if "upstream_microseconds" in time:
+        own += f" : {theirs:.1f}" if theirs else " : -"
+    return own
 
 
 def main() -> int:
@@ -71,9 +90,11 @@ def main() -> int:
         "--rotation", type=int, default=ROTATION,
         help="bytes of weights in rotation; 0 multiplies the same weights again and again",
     )  # fmt: skip
+    parser.add_argument("--beside", type=Path, help="a self-contained module of ggml's")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     gpu = Kernels(options.module.resolve())
+    upstream = Upstream(options.beside.resolve()) if options.beside else None
     rng = np.random.default_rng()
     wanted = options.types.upper().split(",") if options.types else []
     kinds = [kind for kind in (*QUANTIZED, *FLOATS) if not wanted or kind.name in wanted]
@@ -85,8 +106,9 @@ def main() -> int:
         m, k = (int(side) for side in shape.split("x"))
         print(f"m={m} k={k}: microseconds for n = {columns}; share of the copy's bandwidth, n=1")
         for kind in kinds:
-            size, times = time_products(gpu, kind, m, k, columns, options.rotation, rng)
-            row = "".join(f"{times[n]['microseconds']:9.1f}" for n in columns)
+            size, times = time_products(gpu, kind, m, k, columns, options.rotation, rng, upstream)
+            width = 16 if upstream else 9
+            row = "".join(f"{spelled(times[n]):>{width}}" for n in columns)
             first = columns[0]
             share = size / times[first]["microseconds"] * 1e6 / bandwidth
             work = 2 * m * k * columns[-1] / times[columns[-1]]["microseconds"] * 1e-6
