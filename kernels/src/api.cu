@@ -8,7 +8,6 @@
 #include <mutex>
 #include <string_view>
 
-#include "stream.h"
 #include "tensor.h"
 
 using namespace llamabuild;
@@ -133,16 +132,22 @@ int code_for(int device, Code& code) {
 // --- types --------------------------------------------------------------------------------------
 
 using Multiply = GPU(Error_t) (*)(const Product&, const Launch&);
+using Takes = bool (*)(const Product&, const Launch&);
 
 struct TypeFacts {
     Type type;
     int weights, bytes;  // of a block
     Multiply vectors, integers, matrices;  // no integers: 16-bit floats
-    Multiply stream;  // or none
+    Takes streams;  // or none: never by stream.h
+    Multiply stream;
     Order order;
-    int table_words;
 };
 
+template <Type type>
+constexpr Takes streams_of() {
+    if constexpr (Format<type>::streams) return takes_stream<type>;
+    else return nullptr;
+}
 template <Type type>
 constexpr Multiply stream_of() {
     if constexpr (Format<type>::streams) return multiply_stream<type>;
@@ -151,14 +156,14 @@ constexpr Multiply stream_of() {
 
 constexpr TypeFacts all_types[] = {
     {Type::f16, 1, 2, multiply_vectors<Type::f16>, nullptr, multiply_matrices<Type::f16>,
-     nullptr, Order::plain, 0},
+     takes_stream<Type::f16>, multiply_stream<Type::f16>, Order::plain},
     {Type::bf16, 1, 2, multiply_vectors<Type::bf16>, nullptr, multiply_matrices<Type::bf16>,
-     nullptr, Order::brain, 0},
+     takes_stream<Type::bf16>, multiply_stream<Type::bf16>, Order::brain},
 #define ENTRY(name)                                                                       \
     {Type::name, Format<Type::name>::weights, Format<Type::name>::bytes,                  \
      multiply_vectors<Type::name>, multiply_integers<Type::name>,                         \
-     multiply_matrices<Type::name>, stream_of<Type::name>(),                               \
-     order_of<Format<Type::name>::Layout>, Format<Type::name>::table_words},
+     multiply_matrices<Type::name>, streams_of<Type::name>(), stream_of<Type::name>(),    \
+     order_of<Format<Type::name>::Layout>},
     LLAMABUILD_QUANTIZED_TYPES(ENTRY)
 #undef ENTRY
 };
@@ -177,6 +182,9 @@ struct Checked {
 };
 
 Path choose_path(const TypeFacts& facts, int arch, const Product& p, const Launch& launch) {
+    if (LLAMABUILD_BULK_COMPILER && facts.streams && arch >= stream_arch &&
+        facts.streams(p, launch))
+        return Path::stream;
     if (!facts.integers)
         return arch >= tensor_arch && tensor_takes_floats(p, launch) && p.batch <= most_blocks_yz
                    ? Path::tensor
@@ -188,10 +196,6 @@ Path choose_path(const TypeFacts& facts, int arch, const Product& p, const Launc
 #endif
         return Path::integers;
     }
-    StreamPlan plan;
-    if (LLAMABUILD_BULK_COMPILER && facts.stream && arch >= stream_arch &&
-        plan_stream(p, facts.table_words, launch, plan))
-        return Path::stream;
     return arch >= 610 ? Path::dp4a : Path::scalar;
 }
 
@@ -413,6 +417,7 @@ const char* llamabuild_path(const llamabuild_product* product) {
     Checked c;
     if (current.status() || check_shape(product, nullptr, c)) return nullptr;
     constexpr const char* names[] = {"scalar", "dp4a", "dp4a", "int8", "tensor", "float"};
+    if (c.path == Path::stream && !c.facts->integers) return "float";
     return names[static_cast<int>(c.path)];
 }
 

@@ -49,18 +49,34 @@ struct Barriers {
     // The same for whole warps. The vote tells the compiler that their lanes go on together: else
     // it would check that before each exchange between them.
     __device__ __forceinline__ void wait_together(int stage, uint32_t odd) const {
+        while (!__all_sync(0xffffffffu, try_wait(stage, odd))) {
+        }
+    }
+    // The same, but goes on after so many nanoseconds anyway.
+    __device__ __forceinline__ void wait_together_at_most(int stage, uint32_t odd,
+                                                          uint32_t nanoseconds) const {
         uint32_t done;
+        uint64_t begin, now;
+        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
         do {
-            asm volatile(
-                "{\n"
-                ".reg .pred done;\n"
-                "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-                "selp.u32 %0, 1, 0, done;\n"
-                "}"
-                : "=r"(done)
-                : "r"(at + 8 * stage), "r"(odd)
-                : "memory");
-        } while (!__all_sync(0xffffffffu, done));
+            done = try_wait(stage, odd);
+            asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+        } while (!__any_sync(0xffffffffu, done || now - begin > nanoseconds));
+    }
+
+private:
+    __device__ __forceinline__ uint32_t try_wait(int stage, uint32_t odd) const {
+        uint32_t done;
+        asm volatile(
+            "{\n"
+            ".reg .pred done;\n"
+            "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+            "selp.u32 %0, 1, 0, done;\n"
+            "}"
+            : "=r"(done)
+            : "r"(at + 8 * stage), "r"(odd)
+            : "memory");
+        return done;
     }
 };
 

@@ -12,11 +12,6 @@ constexpr int wide = 8;   // weights in 16 bytes
 template <int N> constexpr int rows_of = N == 1 ? 1 : N == 2 ? 2 : 4;
 template <int N> constexpr int ahead_of = 4 / rows_of<N>;
 
-template <Type type>
-__device__ __forceinline__ float to_float(uint32_t bits) {
-    return type == Type::f16 ? half_to_float(bits) : bfloat_to_float(bits);
-}
-
 template <Type type, int N>
 __global__ void __launch_bounds__(groups * group_size) float_kernel(Product p, bool aligned) {
     constexpr int rows = rows_of<N>, ahead = ahead_of<N>;

@@ -76,6 +76,7 @@ struct FormatOf : Places {
     static constexpr int group = 32;           // neighbours with one scale and offset: 32 or 16
     static constexpr int table_words = 0;      // size of the codebook that `chunk` reads
     static constexpr bool streams = true;      // stream.h is faster than matvec.h, as measured
+    static constexpr bool quick = false;       // unpacked as fast as memory delivers
     DEVICE static const uint32_t* table() { return nullptr; }
 };
 using FormatDefaults = FormatOf<Linear>;
@@ -87,6 +88,12 @@ struct Format;
 // `chunk` reads from memory, or, where blocks are short, from registers.
 template <class Bytes>
 DEVICE float half_at(Bytes p) { return half_to_float(load16(p)); }
+
+// A weight that is a 16-bit float.
+template <Type type>
+DEVICE float to_float(uint32_t bits) {
+    return type == Type::f16 ? half_to_float(bits) : bfloat_to_float(bits);
+}
 
 // --- 32 weights a block -------------------------------------------------------------------------
 
@@ -112,6 +119,7 @@ struct Format<Type::q4_0> : FormatDefaults {
     static constexpr int weights = 32, bytes = 18;
     static constexpr int bias = 8;
     static constexpr bool uniform = true, has_offset = true;
+    static constexpr bool quick = true;
     template <class Bytes>
     DEVICE static Chunk chunk(Bytes block, int, const uint32_t*) {
         Chunk c;
@@ -128,6 +136,7 @@ template <>
 struct Format<Type::q4_1> : FormatDefaults {
     static constexpr int weights = 32, bytes = 20;
     static constexpr bool uniform = true, has_offset = true;
+    static constexpr bool quick = true;
     template <class Bytes>
     DEVICE static Chunk chunk(Bytes block, int, const uint32_t*) {
         Chunk c;
@@ -144,6 +153,7 @@ struct Format<Type::q5_0> : FormatDefaults {
     static constexpr int weights = 32, bytes = 22;
     static constexpr int bias = 16;
     static constexpr bool uniform = true, has_offset = true;
+    static constexpr bool quick = true;
     template <class Bytes>
     DEVICE static Chunk chunk(Bytes block, int, const uint32_t*) {
         Chunk c;
@@ -162,6 +172,7 @@ template <>
 struct Format<Type::q5_1> : FormatDefaults {
     static constexpr int weights = 32, bytes = 24;
     static constexpr bool uniform = true, has_offset = true;
+    static constexpr bool quick = true;
     template <class Bytes>
     DEVICE static Chunk chunk(Bytes block, int, const uint32_t*) {
         Chunk c;
@@ -179,6 +190,7 @@ template <>
 struct Format<Type::q8_0> : FormatDefaults {
     static constexpr int weights = 32, bytes = 34;
     static constexpr bool uniform = true;
+    static constexpr bool quick = true;
     template <class Bytes>
     DEVICE static Chunk chunk(Bytes block, int, const uint32_t*) {
         Chunk c;
@@ -339,6 +351,7 @@ template <>
 struct Format<Type::q4_K> : InterleavedDefaults {
     static constexpr int weights = 256, bytes = 144;
     static constexpr bool has_offset = true;
+    static constexpr bool quick = true;
     DEVICE static Chunk chunk(const uint8_t* block, int j, const uint32_t*) {
         Chunk c;
         uint32_t nibbles[4];
@@ -353,6 +366,7 @@ template <>
 struct Format<Type::q5_K> : InterleavedDefaults {
     static constexpr int weights = 256, bytes = 176;
     static constexpr bool has_offset = true;
+    static constexpr bool quick = true;
     DEVICE static Chunk chunk(const uint8_t* block, int j, const uint32_t*) {
         Chunk c;
         uint32_t nibbles[4], fifth[4];
@@ -375,6 +389,7 @@ struct Format<Type::q6_K> : FormatOf<Distant> {
     static constexpr int weights = 256, bytes = 210;
     static constexpr int group = 16, bias = 32;
     static constexpr bool has_offset = true;
+    static constexpr bool quick = true;
     DEVICE static Chunk chunk(const uint8_t* block, int j, const uint32_t*) {
         Chunk c;
         uint32_t nibbles[4], upper[4];

@@ -193,8 +193,11 @@ GPU(Error_t) for_batch(Product p, LaunchSome launch_some) {
 template <Type type>
 GPU(Error_t) multiply_vectors(const Product& product, const Launch& launch);
 
-// Products of one column, which comes as floats; see stream.h, and one definition for each type in
-// stream_*.cu.
+// Products of one column, which comes as floats, and which of them it can be; see stream.h, and one
+// definition for each type in stream_*.cu. For code of 9.0 and later (times ten).
+constexpr int stream_arch = 900;
+template <Type type>
+bool takes_stream(const Product& product, const Launch& launch);
 template <Type type>
 GPU(Error_t) multiply_stream(const Product& product, const Launch& launch);
 

@@ -91,6 +91,19 @@ DEVICE int dot4(uint32_t a, uint32_t b, int sum) {
 #endif
 }
 
+// The same, the bytes of `a` unsigned. Not for AMD, which has no such instruction.
+DEVICE int dot4_unsigned(uint32_t a, uint32_t b, int sum) {
+#if LLAMABUILD_SM >= 610
+    int result;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
+    return result;
+#else
+    for (int i = 0; i < 32; i += 8)
+        sum += static_cast<uint8_t>(a >> i) * static_cast<int8_t>(b >> i);
+    return sum;
+#endif
+}
+
 // The 32 bits that start `shift` (below 32) bits into the pair.
 DEVICE uint32_t funnel(uint32_t low, uint32_t high, uint32_t shift) {
     return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> shift);

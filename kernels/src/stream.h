@@ -6,42 +6,56 @@
 // their activations stay in its registers, so that shared memory is read for the weights alone. The
 // warps of a row write what they found, and the warp that orders the copies adds it up.
 //
-// There is one block on a multiprocessor, and room for one of the next product: it fills its ring
-// while this one is still at work. Activations come as floats, and every block quantizes them: a
-// kernel before this one to do it would have to end first.
+// There is one block on a multiprocessor, with all of its shared memory: the more of the weights can
+// come before the product before this one has ended, the better. Activations come as floats, and
+// every block quantizes them: a kernel before this one to do it would have to end first.
 #pragma once
+#include <algorithm>
+
 #include "barriers.h"
+#include "pairs.h"
 
 namespace llamabuild {
 
-constexpr int stream_arch = 900;    // of the code, times ten
-constexpr int stream_weights = 64;  // of a thread: two neighbouring chunks
+// Weights that are ordered before the activations: these, and the end of the product before, would
+// have to wait for more. So long (nanoseconds) the others wait for activations to be asked for.
+constexpr int stream_early_bytes = 64 * 1024;
+constexpr uint32_t stream_patience = 5000;
 constexpr int stream_warps = 15;    // that multiply, at most; one more copies
-constexpr int stream_set = 4;       // rows of a group whose sums are added over the lanes together
+constexpr int stream_rows = 2;      // of a group at a time
+constexpr int stream_set = 4;       // of a group, whose sums are added over the lanes together
+constexpr int stream_set_turns = stream_set / stream_rows;
 
 // How the blocks divide the work: chosen on the host.
 struct StreamPlan {
     int row_warps;   // that share a row
     int sum_width;   // row_warps or more, a power of two
-    int groups;      // of so many warps: each takes a row of a slot
+    int groups;      // of so many warps: each takes neighbouring rows of a slot
     int slots;       // of the ring
+    int early;       // slots that are filled first
     int slot_bytes;
+    int rows, more;  // rows of a block, and so many blocks have one more
 };
 
 // Shared memory: codebook, ring, then what follows.
 struct StreamMemory {
     int ring, column, partial, partial_sets, barriers, bytes;
-    DEVICE StreamMemory(const StreamPlan& plan, int k, int table_words) {
+    DEVICE StreamMemory(const StreamPlan& plan, int column_bytes, int table_words) {
         ring = table_words * 4;
         column = ring + plan.slots * plan.slot_bytes;  // a chunk may read beyond the last slot
-        partial = column + k / 32 * static_cast<int>(sizeof(ActivationBlock));
+        partial = column + column_bytes;
         // More sets of results than can wait to be added up: the ring is that far ahead.
-        partial_sets = plan.slots / stream_set + 2;
+        partial_sets = plan.slots / stream_set_turns + 2;
         const int set_floats = stream_set * plan.groups * plan.row_warps;
         barriers = (partial + partial_sets * set_floats * 4 + 7) / 8 * 8;
-        bytes = barriers + 2 * plan.slots * 8;
+        bytes = barriers + (2 * plan.slots + 1) * 8;
     }
 };
+template <Type type>
+DEVICE StreamMemory stream_memory(const StreamPlan& plan, int k) {
+    constexpr int block_bytes = Pair<type>::floats ? 0 : static_cast<int>(sizeof(ActivationBlock));
+    return {plan, k / 32 * block_bytes, Pair<type>::table_words};
+}
 
 #if LLAMABUILD_BULK_COPIES
 // Adds each of `Count` values over the 32 lanes; the sum of value i ends up in lane i * 32 / Count.
@@ -113,13 +127,16 @@ __device__ __forceinline__ void quantize_four(const float (&values)[4][4], int l
     if (block < end) blocks[block].half[a] = {d, d * static_cast<float>(static_cast<int>(sum))};
 }
 
-// Quantizes a column; `thread` is one of `threads`.
+// Quantizes a column; `thread` is one of `threads`. Calls `asked` when the first floats, mostly all,
+// are on their way.
+template <class Asked>
 __device__ __forceinline__ void quantize_column(const float* column, int k, int thread, int threads,
-                                                ActivationBlock* blocks) {
+                                                ActivationBlock* blocks, Asked asked) {
     const bool aligned = reinterpret_cast<uintptr_t>(column) % 16 == 0;
     const int lane = thread % group_size;
+    int begin = 4 * (thread - lane);
     KEEP_LOOP
-    for (int begin = 4 * (thread - lane); begin < k; begin += 32 * threads) {
+    do {
         float values[2][4][4];  // all on their way before the first is used
         UNROLL
         for (int i = 0; i < 8; ++i) {
@@ -134,71 +151,68 @@ __device__ __forceinline__ void quantize_column(const float* column, int k, int 
                 for (int j = 0; j < 4; ++j) piece[j] = from[j];
             }
         }
+        if (begin < 4 * threads) asked();
         const int first = (begin + 4 * lane) / 32, step = threads / 8;
         quantize_four(values[0], lane, first, step, k / 32, blocks);
         if (begin + 16 * threads < k)
             quantize_four(values[1], lane, first + 4 * step, step, k / 32, blocks);
-    }
-}
-
-// The two chunks of a thread, from `bytes` on.
-template <class F>
-__device__ __forceinline__ void load_chunks(Chunk (&w)[2], const uint8_t* bytes, int j,
-                                            const uint32_t* grid) {
-    constexpr int blocks = stream_weights / F::weights;  // or 0: part of one
-    if constexpr (blocks != 0 && stream_weights / F::weights * F::bytes % 4 == 0) {
-        constexpr int count = blocks * F::bytes / 4;
-        uint32_t words[count + 1];
-        UNROLL
-        for (int i = 0; i < count; ++i) words[i] = reinterpret_cast<const uint32_t*>(bytes)[i];
-        words[count] = 0;
-        UNROLL
-        for (int i = 0; i < 2; ++i)
-            w[i] = F::chunk(RegisterBytes{words, blocks == 2 ? i * F::bytes : 0}, i, grid);
-    } else {
-        UNROLL
-        for (int i = 0; i < 2; ++i)
-            w[i] = F::chunk(bytes + (blocks == 2 ? i * F::bytes : 0), j + i, grid);
-    }
+        begin += 32 * threads;
+    } while (begin < k);
 }
 #endif
 
 // Grid: parts of the rows, 1, products of the batch. The column is of floats.
 template <Type type>
-__global__ void __launch_bounds__((stream_warps + 1) * 32, 2)
+__global__ void __launch_bounds__((stream_warps + 1) * 32, Pair<type>::blocks_at_once)
 multiply_stream_kernel(const Product p, const StreamPlan plan) {
 #if LLAMABUILD_BULK_COPIES
-    using F = Format<type>;
+    using Weights = Pair<type>;
     extern __shared__ __align__(128) uint8_t shared[];
     release_successor();
     const int lane = threadIdx.x % group_size;
     const int warp = __shfl_sync(0xffffffffu, threadIdx.x / group_size, 0);  // known to be one
     const int warps = plan.row_warps * plan.groups;
-    const StreamMemory memory(plan, p.k, F::table_words);
+    const StreamMemory memory = stream_memory<type>(plan, p.k);
     const auto address = [&](int at) {
         return static_cast<uint32_t>(__cvta_generic_to_shared(shared)) + at;
     };
     const Barriers full{address(memory.barriers)}, empty{full.at + 8 * plan.slots};
-    if (threadIdx.x == 0) {
+    const Barriers asked{empty.at + 8 * plan.slots};  // for activations
+
+    const Place place(p, p.first_item + blockIdx.z);
+    const auto row_bytes = static_cast<int>(p.row_bytes);
+    const int block = blockIdx.x, begin = block * plan.rows + min(block, plan.more);
+    const int rows = plan.rows + (block < plan.more);
+    const int turn_rows = plan.groups * stream_rows;
+    const int turns = (rows + turn_rows - 1) / turn_rows;  // each takes a slot
+    const uint8_t* const weights = place.weights + begin * p.row_bytes;
+    const int turn_bytes = turn_rows * row_bytes;
+    const auto order = [&](int turn, int slot) {
+        const uint8_t* const begin_row = weights + int64_t{turn} * turn_bytes;
+        const uint8_t* const end_row = weights + min((turn + 1) * turn_rows, rows) * p.row_bytes;
+        // By whole pieces of 16 bytes.
+        const uint8_t* const from = begin_row - skew(begin_row);
+        const int size = (static_cast<int>(end_row - from) + 15) / 16 * 16;
+        full.copy(slot, address(memory.ring + slot * plan.slot_bytes), from, size);
+    };
+    const int early = min(plan.early, turns);
+    if (warp == warps && lane == 0) {
         KEEP_LOOP
         for (int slot = 0; slot < plan.slots; ++slot) {
             full.initialize(slot, 1);
             empty.initialize(slot, warps);
         }
+        asked.initialize(0, warps);
         Barriers::publish();
+        KEEP_LOOP
+        for (int turn = 0; turn < early; ++turn) order(turn, turn);
     }
     auto* const grid = reinterpret_cast<uint32_t*>(shared);
-    if constexpr (F::table_words != 0)
-        for (int i = threadIdx.x; i < F::table_words; i += blockDim.x) grid[i] = F::table()[i];
+    if constexpr (Weights::table_words != 0)
+        for (int i = threadIdx.x; i < Weights::table_words; i += blockDim.x)
+            grid[i] = Format<type>::table()[i];
     __syncthreads();
 
-    const Place place(p, p.first_item + blockIdx.z);
-    const auto row_bytes = static_cast<int>(p.row_bytes);
-    const int begin = static_cast<int>(int64_t{p.m} * blockIdx.x / gridDim.x);
-    const int rows = static_cast<int>(int64_t{p.m} * (blockIdx.x + 1) / gridDim.x) - begin;
-    const int turns = (rows + plan.groups - 1) / plan.groups;  // each takes a slot
-    const uint8_t* const weights = place.weights + begin * p.row_bytes;
-    const int turn_bytes = plan.groups * row_bytes;
     // Where the warps of a row leave their sums: for some sets, [row][warp].
     const int set_rows = stream_set * plan.groups, set_floats = set_rows * plan.row_warps;
     auto* const partial = reinterpret_cast<float*>(shared + memory.partial);
@@ -210,18 +224,12 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
         for (int turn = 0; turn < turns + plan.slots; ++turn) {
             const int done = turn - plan.slots;
             if (done >= 0 && done < turns) empty.wait_together(slot, (round - 1) & 1);
-            if (turn < turns && lane == 0) {
-                const uint8_t* const begin_row = weights + int64_t{turn} * turn_bytes;
-                const uint8_t* const end_row =
-                    weights + min((turn + 1) * plan.groups, rows) * p.row_bytes;
-                // By whole pieces of 16 bytes.
-                const uint8_t* const from = begin_row - skew(begin_row);
-                const int size = (static_cast<int>(end_row - from) + 15) / 16 * 16;
-                full.copy(slot, address(memory.ring + slot * plan.slot_bytes), from, size);
-            }
+            if (turn == early) asked.wait_together_at_most(0, 0, stream_patience);
+            if (turn >= early && turn < turns && lane == 0) order(turn, slot);
             if (++slot == plan.slots) slot = 0, ++round;
             if (done == 0) wait_for_predecessor();  // it may read what the output overwrites
-            const bool last_of_set = done % stream_set == stream_set - 1 || done == turns - 1;
+            const bool last_of_set =
+                done % stream_set_turns == stream_set_turns - 1 || done == turns - 1;
             if (done < 0 || done >= turns || !last_of_set) continue;
             const int count = min(set_rows, rows - done_rows), width = plan.sum_width;
             KEEP_LOOP
@@ -242,44 +250,51 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
         return;
     }
 
-    auto* const blocks = reinterpret_cast<ActivationBlock*>(shared + memory.column);
-    wait_for_predecessor();
-    quantize_column(reinterpret_cast<const float*>(place.activations), p.k, threadIdx.x,
-                    warps * group_size, blocks);
-    wait_for_threads(warps * group_size);  // all but those of the warp that copies
     const int group = warp / plan.row_warps, part = warp % plan.row_warps;
-    const int first = 2 * (part * group_size + lane);  // chunk of this thread
-    const bool inside = first < p.k / 32;
-    ActivationChunk x[2];
-    UNROLL
-    for (int i = 0; i < 2; ++i) {
-        x[i] = {};
-        if (inside)
-            x[i] = ActivationChunk::at<F>(reinterpret_cast<const uint8_t*>(blocks + first / 8 * 8),
-                                          first % 8 + i);
-    }
-    constexpr int chunks = F::weights / 32;
-    const int mine = (inside ? first / chunks * F::bytes : 0) + group * row_bytes;
+    const int thread = part * group_size + lane;  // of those that share a row
+    const auto* const floats = reinterpret_cast<const float*>(place.activations);
+    const auto tell = [&] {
+        if (lane == 0) asked.arrive(0);
+    };
+    wait_for_predecessor();
+    const auto prepare = [&] {
+        if constexpr (Weights::floats) {
+            const Weights column(floats, p.k, thread, plan.row_warps * group_size);
+            tell();
+            return column;
+        } else {
+            auto* const blocks = reinterpret_cast<ActivationBlock*>(shared + memory.column);
+            // Not all blocks in the same order, which would be one of the cache's slices, too.
+            const int turned = (warp + blockIdx.x) % warps * group_size + lane;
+            quantize_column(floats, p.k, turned, warps * group_size, blocks, tell);
+            wait_for_threads(warps * group_size);  // all but those of the warp that copies
+            return Weights(blocks, p.k, thread);
+        }
+    };
+    const Weights column = prepare();
 
     constexpr int lanes = group_size / stream_set;
-    float* const results =
-        partial + (lane / lanes * plan.groups + group) * plan.row_warps + part;
+    const int result = lane / lanes;  // of a set, the one that this lane ends up with
+    const int result_row =
+        result / stream_rows * turn_rows + group * stream_rows + result % stream_rows;
+    float* const results = partial + result_row * plan.row_warps + part;
     const int turn_skew = turn_bytes % 16;
     int slot = 0, round = 0, set_at = 0, behind = skew(weights);
     KEEP_LOOP
-    for (int turn = 0; turn < turns; turn += stream_set) {
+    for (int turn = 0; turn < turns; turn += stream_set_turns) {
         float sums[stream_set] = {};
         UNROLL
-        for (int i = 0; i < stream_set; ++i) {
+        for (int i = 0; i < stream_set_turns; ++i) {
             if (i && turn + i == turns) break;
             full.wait_together(slot, round & 1);
             // A row beyond the last is whatever the slot held before: nobody asks for its sum.
-            Chunk w[2];
-            load_chunks<F>(w, shared + memory.ring + slot * plan.slot_bytes + behind + mine,
-                           first % chunks, grid);
-            sums[i] = dot<F>(w[0], x[0]) + dot<F>(w[1], x[1]);
+            const uint8_t* const from = shared + memory.ring + slot * plan.slot_bytes + behind +
+                                        group * stream_rows * row_bytes;
+            UNROLL
+            for (int row = 0; row < stream_rows; ++row)
+                sums[i * stream_rows + row] = column.times(from + row * row_bytes, grid);
             behind = (behind + turn_skew) % 16;
-            if (i == stream_set - 1 || turn + i == turns - 1) {
+            if (i == stream_set_turns - 1 || turn + i == turns - 1) {
                 const float sum = add_lanes(sums, lane);
                 if (lane % lanes == 0) results[set_at] = sum;
                 set_at = set_at + set_floats == partial_end ? 0 : set_at + set_floats;
@@ -295,34 +310,46 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
 }
 
 // How to divide a product, where this is the kernel for it.
-inline bool plan_stream(const Product& p, int table_words, const Launch& launch,
-                        StreamPlan& plan) {
-    if (p.n != 1 || p.k % stream_weights) return false;
+template <Type type>
+bool plan_stream(const Product& p, const Launch& launch, StreamPlan& plan) {
+    using Weights = Pair<type>;
+    if (p.n != 1 || p.k % (Weights::floats ? 8 : Weights::weights)) return false;
     const bool several = p.batch > 1 || p.expert_count;
-    if (several && p.weight_batch % 4) return false;  // rows are read as words
-    const int threads = p.k / stream_weights;
+    const int unit = Weights::floats ? 16 : 4;  // in which a row is read, at least
+    if ((Weights::floats && p.row_bytes % unit) || (several && p.weight_batch % unit)) return false;
+    const int threads = (p.k + Weights::weights - 1) / Weights::weights;
     plan.row_warps = (threads + group_size - 1) / group_size;
     if (plan.row_warps > stream_warps) return false;
     plan.sum_width = 1;
     while (plan.sum_width < plan.row_warps) plan.sum_width *= 2;
     plan.groups = stream_warps / plan.row_warps;
-    const int64_t slot_bytes = (plan.groups * p.row_bytes + 2 * 15 + 127) / 128 * 128;
-    // Two blocks share a multiprocessor's memory, of which the system takes 1 KB for each.
-    const int room = (launch.shared_bytes + 1024) / 2 - 1024;
+    const int64_t slot_bytes =
+        (plan.groups * stream_rows * p.row_bytes + 2 * 15 + 127) / 128 * 128;
+    // Of a multiprocessor's memory the system takes 1 KB for each block.
+    constexpr int blocks = Weights::blocks_at_once;
+    const int room = (launch.shared_bytes + 1024) / blocks - 1024;
     if (slot_bytes > room / 2) return false;
     plan.slot_bytes = static_cast<int>(slot_bytes);
     plan.slots = 32;  // more would be waits for nothing
-    while (plan.slots > 1 && StreamMemory(plan, p.k, table_words).bytes > room) --plan.slots;
+    while (plan.slots > 1 && stream_memory<type>(plan, p.k).bytes > room) --plan.slots;
+    plan.early = blocks > 1 ? 1
+                            : std::min(plan.slots, (stream_early_bytes + plan.slot_bytes - 1) /
+                                                       plan.slot_bytes);
     return plan.slots > 1;
 }
 
 template <Type type>
-GPU(Error_t) multiply_stream(const Product& product, const Launch& launch) {
-    constexpr int table_words = Format<type>::table_words;
+bool takes_stream(const Product& product, const Launch& launch) {
     StreamPlan plan;
-    if (!plan_stream(product, table_words, launch, plan)) return GPU(ErrorInvalidValue);
+    return plan_stream<type>(product, launch, plan);
+}
+
+template <Type type>
+GPU(Error_t) multiply_stream(const Product& product, const Launch& launch) {
+    StreamPlan plan;
+    if (!plan_stream<type>(product, launch, plan)) return GPU(ErrorInvalidValue);
     const auto kernel = multiply_stream_kernel<type>;
-    const StreamMemory memory(plan, product.k, table_words);
+    const StreamMemory memory = stream_memory<type>(plan, product.k);
     const auto error = GPU(FuncSetAttribute)(reinterpret_cast<const void*>(kernel),
                                              GPU(FuncAttributeMaxDynamicSharedMemorySize),
                                              memory.bytes);
@@ -331,6 +358,8 @@ GPU(Error_t) multiply_stream(const Product& product, const Launch& launch) {
     return for_batch(product, [&](const Product& p, int items) {
         int blocks = items < launch.multiprocessors ? launch.multiprocessors / items : 1;
         if (blocks > most) blocks = most;
+        plan.rows = p.m / blocks;
+        plan.more = p.m % blocks;
         const int threads = (plan.row_warps * plan.groups + 1) * group_size;
         return start(kernel, launch, dim3(blocks, 1, items), threads, memory.bytes, p, plan);
     });

@@ -9,7 +9,7 @@
 #include "stream.h"
 
 namespace llamabuild {
-alignas(128) uint8_t shared[128 * 1024];
+alignas(128) uint8_t shared[227 * 1024];
 }
 
 using namespace llamabuild;
@@ -36,6 +36,8 @@ extern "C" int emulate_stream(int type, const uint8_t* weights, const float* x, 
 #define CASE(name) \
     case Type::name: return multiply_stream<Type::name>(p, launch) ? -1 : any_stuck;
         LLAMABUILD_QUANTIZED_TYPES(CASE)
+        CASE(f16)
+        CASE(bf16)
 #undef CASE
         default: return -1;
     }
