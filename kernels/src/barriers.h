@@ -25,11 +25,16 @@ struct Barriers {
         asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(at + 8 * stage)
                      : "memory");
     }
-    // Arrives, and completes when `bytes` have come by a bulk copy.
+    // Arrives, and completes when `bytes` have come by bulk copies.
+    __device__ __forceinline__ void expect(int stage, int bytes) const {
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at + 8 * stage),
+                     "r"(bytes)
+                     : "memory");
+    }
+    // A bulk copy of some of them.
     __device__ __forceinline__ void copy(int stage, uint32_t to, const uint8_t* from,
                                          int bytes) const {
         asm volatile(
-            "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n"
             "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%2], [%3], %1, "
             "[%0];" ::"r"(at + 8 * stage),
             "r"(bytes), "r"(to), "l"(from)
@@ -52,16 +57,17 @@ struct Barriers {
         while (!__all_sync(0xffffffffu, try_wait(stage, odd))) {
         }
     }
-    // The same, but goes on after so many nanoseconds anyway.
-    __device__ __forceinline__ void wait_together_at_most(int stage, uint32_t odd,
+    // The same, but for so many nanoseconds at most; whether that was enough.
+    __device__ __forceinline__ bool wait_together_at_most(int stage, uint32_t odd,
                                                           uint32_t nanoseconds) const {
-        uint32_t done;
+        bool done;
         uint64_t begin, now;
         asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
         do {
-            done = try_wait(stage, odd);
+            done = __all_sync(0xffffffffu, test_wait(stage, odd));
             asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
-        } while (!__any_sync(0xffffffffu, done || now - begin > nanoseconds));
+        } while (!done && !__any_sync(0xffffffffu, now - begin >= nanoseconds));
+        return done;
     }
 
 private:
@@ -78,11 +84,31 @@ private:
             : "memory");
         return done;
     }
+    // Without a pause, of which `try_wait` makes longer ones than are of use here.
+    __device__ __forceinline__ uint32_t test_wait(int stage, uint32_t odd) const {
+        uint32_t done;
+        asm volatile(
+            "{\n"
+            ".reg .pred done;\n"
+            "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+            "selp.u32 %0, 1, 0, done;\n"
+            "}"
+            : "=r"(done)
+            : "r"(at + 8 * stage), "r"(odd)
+            : "memory");
+        return done;
+    }
 };
 
-// Waits until so many of a block's threads, whole warps, have come here.
+// Waits until so many of a block's threads, whole warps, have come here, or to the same barrier by
+// `come_without_waiting`. Of barriers there are 1 to 15.
+template <int Barrier>
 __device__ __forceinline__ void wait_for_threads(int count) {
-    asm volatile("bar.sync 1, %0;" ::"r"(count) : "memory");
+    asm volatile("bar.sync %0, %1;" ::"n"(Barrier), "r"(count) : "memory");
+}
+template <int Barrier>
+__device__ __forceinline__ void come_without_waiting(int count) {
+    asm volatile("bar.arrive %0, %1;" ::"n"(Barrier), "r"(count) : "memory");
 }
 #endif
 

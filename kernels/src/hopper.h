@@ -122,7 +122,7 @@ __device__ __forceinline__ void add_half(float (&sums)[Tile::columns / 2], uint8
     constexpr int half = Tile::columns / 4, given = half - Kept, threads = Tile::multipliers;
     static_assert(half * threads * 4 <= Tile::shared_bytes, "they are exchanged there");
     auto* const place = reinterpret_cast<float2*>(shared) + threadIdx.x;
-    asm volatile("bar.sync 1, %0;" ::"n"(threads) : "memory");  // nobody multiplies from there
+    wait_for_threads<1>(threads);  // nobody multiplies from there
     UNROLL
     for (int i = 0; i < half; i += 2)
         place[i / 2 * threads] = make_float2(sums[given + i], sums[given + i + 1]);

@@ -2,13 +2,13 @@
 //
 // Each block of threads takes neighbouring rows, which lie in memory one after the other: one
 // thread orders them from the bulk copy engine into a ring of slots, far ahead of the arithmetic.
-// The other warps form groups that take a row each. A thread keeps to its 64 weights of the rows:
-// their activations stay in its registers, so that shared memory is read for the weights alone. The
-// warps of a row write what they found, and the warp that orders the copies adds it up.
+// The other warps form groups that take two rows at a time. A thread keeps to its weights of the rows
+// (pairs.h): their activations stay in its registers, so that shared memory is read for the weights
+// alone. The warps of a row write what they found, and the warp that orders the copies adds it up.
 //
-// There is one block on a multiprocessor, with all of its shared memory: the more of the weights can
-// come before the product before this one has ended, the better. Activations come as floats, and
-// every block quantizes them: a kernel before this one to do it would have to end first.
+// Activations come as floats, and every block quantizes them: a kernel before this one to do it
+// would have to end first. Where memory is the limit, a multiprocessor has one block, with all of
+// its shared memory; where arithmetic is, two, so that the next product's begins early.
 #pragma once
 #include <algorithm>
 
@@ -17,10 +17,13 @@
 
 namespace llamabuild {
 
-// Weights that are ordered before the activations: these, and the end of the product before, would
-// have to wait for more. So long (nanoseconds) the others wait for activations to be asked for.
-constexpr int stream_early_bytes = 64 * 1024;
-constexpr uint32_t stream_patience = 5000;
+// So much of the weights is ordered at a time, so many nanoseconds apart, until the activations have
+// been asked for: the end of the product before this one, and then the activations, would have to
+// queue behind more.
+template <Type type>
+constexpr int stream_early_bytes = Pair<type>::blocks_at_once == 1 ? 80 * 1024 : 8 * 1024;
+template <Type type>
+constexpr uint32_t stream_patience = Pair<type>::blocks_at_once == 1 ? 5000 : 2000;
 constexpr int stream_warps = 15;    // that multiply, at most; one more copies
 constexpr int stream_rows = 2;      // of a group at a time
 constexpr int stream_set = 4;       // of a group, whose sums are added over the lanes together
@@ -32,7 +35,6 @@ struct StreamPlan {
     int sum_width;   // row_warps or more, a power of two
     int groups;      // of so many warps: each takes neighbouring rows of a slot
     int slots;       // of the ring
-    int early;       // slots that are filled first
     int slot_bytes;
     int rows, more;  // rows of a block, and so many blocks have one more
 };
@@ -177,7 +179,7 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
         return static_cast<uint32_t>(__cvta_generic_to_shared(shared)) + at;
     };
     const Barriers full{address(memory.barriers)}, empty{full.at + 8 * plan.slots};
-    const Barriers asked{empty.at + 8 * plan.slots};  // for activations
+    const Barriers asked{empty.at + 8 * plan.slots};  // have all warps asked for activations?
 
     const Place place(p, p.first_item + blockIdx.z);
     const auto row_bytes = static_cast<int>(p.row_bytes);
@@ -187,15 +189,28 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
     const int turns = (rows + turn_rows - 1) / turn_rows;  // each takes a slot
     const uint8_t* const weights = place.weights + begin * p.row_bytes;
     const int turn_bytes = turn_rows * row_bytes;
+    bool hurry = false;  // activations have been asked for
+    int allowed = stream_early_bytes<type>;
     const auto order = [&](int turn, int slot) {
         const uint8_t* const begin_row = weights + int64_t{turn} * turn_bytes;
         const uint8_t* const end_row = weights + min((turn + 1) * turn_rows, rows) * p.row_bytes;
         // By whole pieces of 16 bytes.
         const uint8_t* const from = begin_row - skew(begin_row);
         const int size = (static_cast<int>(end_row - from) + 15) / 16 * 16;
-        full.copy(slot, address(memory.ring + slot * plan.slot_bytes), from, size);
+        const int to = memory.ring + slot * plan.slot_bytes;
+        if (lane == 0) full.expect(slot, size);
+        KEEP_LOOP
+        for (int at = 0; at < size;) {
+            if (!hurry && allowed == 0) {
+                hurry = asked.wait_together_at_most(0, 0, stream_patience<type>);
+                allowed = stream_early_bytes<type>;
+            }
+            const int piece = hurry ? size - at : min(size - at, allowed);
+            if (lane == 0) full.copy(slot, address(to + at), from + at, piece);
+            at += piece;
+            allowed -= piece;
+        }
     };
-    const int early = min(plan.early, turns);
     if (warp == warps && lane == 0) {
         KEEP_LOOP
         for (int slot = 0; slot < plan.slots; ++slot) {
@@ -204,14 +219,18 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
         }
         asked.initialize(0, warps);
         Barriers::publish();
-        KEEP_LOOP
-        for (int turn = 0; turn < early; ++turn) order(turn, turn);
     }
     auto* const grid = reinterpret_cast<uint32_t*>(shared);
     if constexpr (Weights::table_words != 0)
-        for (int i = threadIdx.x; i < Weights::table_words; i += blockDim.x)
-            grid[i] = Format<type>::table()[i];
-    __syncthreads();
+        if (warp < warps)
+            for (int i = threadIdx.x; i < Weights::table_words; i += warps * group_size)
+                grid[i] = Format<type>::table()[i];
+    if (warp == warps) {
+        group_barrier();
+        come_without_waiting<1>(blockDim.x);
+    } else {
+        wait_for_threads<1>(blockDim.x);
+    }
 
     // Where the warps of a row leave their sums: for some sets, [row][warp].
     const int set_rows = stream_set * plan.groups, set_floats = set_rows * plan.row_warps;
@@ -224,8 +243,7 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
         for (int turn = 0; turn < turns + plan.slots; ++turn) {
             const int done = turn - plan.slots;
             if (done >= 0 && done < turns) empty.wait_together(slot, (round - 1) & 1);
-            if (turn == early) asked.wait_together_at_most(0, 0, stream_patience);
-            if (turn >= early && turn < turns && lane == 0) order(turn, slot);
+            if (turn < turns) order(turn, slot);
             if (++slot == plan.slots) slot = 0, ++round;
             if (done == 0) wait_for_predecessor();  // it may read what the output overwrites
             const bool last_of_set =
@@ -267,7 +285,7 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
             // Not all blocks in the same order, which would be one of the cache's slices, too.
             const int turned = (warp + blockIdx.x) % warps * group_size + lane;
             quantize_column(floats, p.k, turned, warps * group_size, blocks, tell);
-            wait_for_threads(warps * group_size);  // all but those of the warp that copies
+            wait_for_threads<2>(warps * group_size);  // all but those of the warp that copies
             return Weights(blocks, p.k, thread);
         }
     };
@@ -332,9 +350,6 @@ bool plan_stream(const Product& p, const Launch& launch, StreamPlan& plan) {
     plan.slot_bytes = static_cast<int>(slot_bytes);
     plan.slots = 32;  // more would be waits for nothing
     while (plan.slots > 1 && stream_memory<type>(plan, p.k).bytes > room) --plan.slots;
-    plan.early = blocks > 1 ? 1
-                            : std::min(plan.slots, (stream_early_bytes + plan.slot_bytes - 1) /
-                                                       plan.slot_bytes);
     return plan.slots > 1;
 }
 

@@ -114,6 +114,7 @@ multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
             KEEP_LOOP
             for (int step = first_span * steps; step < end_span * steps; ++step) {
                 columns_used.wait(ring.stage, ring.odd ^ 1);
+                columns_here.expect(ring.stage, S::column_bytes);
                 columns_here.copy(ring.stage, column_ring + ring.stage * S::column_bytes, from,
                                   S::column_bytes);
                 from += S::column_bytes;

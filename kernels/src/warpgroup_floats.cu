@@ -84,6 +84,7 @@ multiply_floats_kernel(const Product p, float* parts, int splits) {
             KEEP_LOOP
             for (int step = begin; step < end; ++step) {
                 used.wait(at.stage, at.odd ^ 1);
+                copied.expect(at.stage, bytes);
                 copied.copy(at.stage, ring + at.stage * S::stage_bytes + S::weight_bytes,
                           columns + int64_t{step} * bytes, bytes);
                 at.next();

@@ -139,7 +139,7 @@ public:
         return c;
     }
 
-    int come = 0;  // threads, to where so many wait for each other
+    int come[16] = {};  // threads, to where so many wait for each other
     bool stuck = false;  // some threads waited for others that had gone
 
 private:
@@ -216,10 +216,14 @@ inline FourInts __builtin_amdgcn_mfma_i32_16x16x16i8(int a, int b, FourInts c, i
 namespace llamabuild {
 extern uint8_t shared[];
 
-// As barriers.h has them. A phase ends when all have arrived, and all bytes; here one of its arrivals
-// is that of the bytes.
+// As barriers.h has them. A phase ends when all have arrived, and all bytes.
 struct Barriers {
-    struct Phase { int count, missing, number; };
+    struct Phase {
+        int count, missing, number, bytes = 0;
+        void end() {
+            if (missing == 0 && bytes == 0) missing = count, ++number;
+        }
+    };
     static inline std::map<uint32_t, Phase> all;
     uint32_t at;
 
@@ -227,13 +231,20 @@ struct Barriers {
     static void publish() {}
     void arrive(int stage) const {
         Phase& phase = all.at(at + 8 * stage);
-        if (--phase.missing == 0) phase.missing = phase.count, ++phase.number;
+        --phase.missing;
+        phase.end();
+    }
+    void expect(int stage, int bytes) const {
+        all.at(at + 8 * stage).bytes += bytes;
+        arrive(stage);
     }
     void copy(int stage, uint32_t to, const uint8_t* from, int bytes) const {
         if (to % 16 || reinterpret_cast<uintptr_t>(from) % 16 || bytes % 16) std::abort();
         Block::current->copy_later([=, *this] {
             std::memcpy(shared + to, from, size_t(bytes));
-            arrive(stage);
+            Phase& phase = all.at(at + 8 * stage);
+            phase.bytes -= bytes;
+            phase.end();
         });
     }
     void wait_together(int stage, uint32_t odd) const {
@@ -242,11 +253,18 @@ struct Barriers {
         Block::current->wait_for_group();
     }
     // Here the time is over at once.
-    void wait_together_at_most(int, uint32_t, uint32_t) const { Block::current->wait_for_group(); }
+    bool wait_together_at_most(int, uint32_t, uint32_t) const {
+        Block::current->wait_for_group();
+        return false;
+    }
 };
 
-inline void wait_for_threads(int count) {
-    int& come = Block::current->come;
+// Each barrier always for as many.
+template <int Barrier>
+void come_without_waiting(int) { ++Block::current->come[Barrier]; }
+template <int Barrier>
+void wait_for_threads(int count) {
+    int& come = Block::current->come[Barrier];
     const int needed = come++ / count * count + count;
     Block::current->wait_until([&come, needed] { return come >= needed; });
 }
