@@ -215,7 +215,7 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
         KEEP_LOOP
         for (int slot = 0; slot < plan.slots; ++slot) {
             full.initialize(slot, 1);
-            empty.initialize(slot, warps);
+            empty.initialize(slot, warps * stream_set);
         }
         asked.initialize(0, warps);
         Barriers::publish();
@@ -318,7 +318,8 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
                 set_at = set_at + set_floats == partial_end ? 0 : set_at + set_floats;
             }
             group_barrier();
-            if (lane == 0) empty.arrive(slot);
+            // Every lane that may have left a sum, for itself: racecheck understands that.
+            if (lane % lanes == 0) empty.arrive(slot);
             if (++slot == plan.slots) slot = 0, ++round;
         }
     }
