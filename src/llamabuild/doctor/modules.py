@@ -118,9 +118,13 @@ def unfinished(here: Surroundings) -> Iterator[Line]:
     """What commands that were killed left beside llamafiles and modules."""
     for folder in _folders(here):
         for path in abandoned(folder):
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:  # another command has just taken it over
+                continue
             yield Line(
                 "note",
-                f"{path} ({path.stat().st_size / 1e6:,.1f} MB) was left by a llamabuild that was "
+                f"{path} ({size / 1e6:,.1f} MB) was left by a llamabuild that was "
                 "killed before it was done",
                 f"rm {shlex.quote(str(path))}, or the same command again, which takes it over",
             )

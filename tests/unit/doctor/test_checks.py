@@ -480,6 +480,13 @@ class TestModules:
             pass
         assert not patient.says("was left by")
 
+    def test_what_is_taken_over_meanwhile(
+        self, patient: Patient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gone = patient.cwd / ".a.llamabuild"
+        monkeypatch.setattr("llamabuild.doctor.modules.abandoned", lambda _: (gone,))
+        assert not patient.says("was left by")
+
     def test_what_only_looks_like_it(self, patient: Patient) -> None:
         (patient.cwd / ".a.llamabuild").mkdir()
         (patient.cwd / ".b.llamabuild").symlink_to(patient.cwd / "nothing")
