@@ -328,6 +328,13 @@ multiply_stream_kernel(const Product p, const StreamPlan plan) {
 #endif
 }
 
+// Blocks for each of so many products of a batch: as many as run at once, and all with rows.
+inline int stream_blocks(const Product& p, const StreamPlan& plan, int items,
+                         const Launch& launch) {
+    const int most = (p.m - 1) / plan.groups + 1;
+    return std::clamp(launch.multiprocessors / items, 1, most);
+}
+
 // How to divide a product, where this is the kernel for it.
 template <Type type>
 bool plan_stream(const Product& p, const Launch& launch, StreamPlan& plan) {
@@ -349,7 +356,10 @@ bool plan_stream(const Product& p, const Launch& launch, StreamPlan& plan) {
     const int room = (launch.shared_bytes + 1024) / blocks - 1024;
     if (slot_bytes > room / 2) return false;
     plan.slot_bytes = static_cast<int>(slot_bytes);
-    plan.slots = 32;  // more would be waits for nothing
+    // Not more than there are turns: what is left is room for the next product's block.
+    const int block_rows = (p.m - 1) / stream_blocks(p, plan, p.batch, launch) + 1;
+    const int turns = (block_rows - 1) / (plan.groups * stream_rows) + 1;
+    plan.slots = std::clamp(turns, 2, 32);
     while (plan.slots > 1 && stream_memory<type>(plan, p.k).bytes > room) --plan.slots;
     return plan.slots > 1;
 }
@@ -370,10 +380,8 @@ GPU(Error_t) multiply_stream(const Product& product, const Launch& launch) {
                                              GPU(FuncAttributeMaxDynamicSharedMemorySize),
                                              memory.bytes);
     if (error != GPU(Success)) return error;
-    const int most = (product.m + plan.groups - 1) / plan.groups;
     return for_batch(product, [&](const Product& p, int items) {
-        int blocks = items < launch.multiprocessors ? launch.multiprocessors / items : 1;
-        if (blocks > most) blocks = most;
+        const int blocks = stream_blocks(p, plan, items, launch);
         plan.rows = p.m / blocks;
         plan.more = p.m % blocks;
         const int threads = (plan.row_warps * plan.groups + 1) * group_size;
