@@ -66,7 +66,7 @@ def main() -> int:
     bad = 0
     for kind in kinds:
         block = GGML_QUANT_SIZES[kind][0] if kind in QUANTIZED else 8
-        lengths = {block, 5 * block, 1024, 4096 + block}
+        lengths = {block, 5 * block, 1024, 1280, 4096 + block}
         if options.quick:
             lengths = {block, 5 * max(block, 256)}  # five stages of what is copied ahead
         if kind in FLOATS:
