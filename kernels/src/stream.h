@@ -344,6 +344,7 @@ bool plan_stream(const Product& p, const Launch& launch, StreamPlan& plan) {
     const int unit = Weights::floats ? 16 : 4;  // in which a row is read, at least
     if ((Weights::floats && p.row_bytes % unit) || (several && p.weight_batch % unit)) return false;
     const int threads = (p.k + Weights::weights - 1) / Weights::weights;
+    if (Weights::floats && threads < group_size) return false;  // floats.cu leaves no lane idle
     plan.row_warps = (threads + group_size - 1) / group_size;
     if (plan.row_warps > stream_warps) return false;
     plan.sum_width = 1;
