@@ -43,6 +43,7 @@ class Upstream:
     """A module of ggml on the first GPU.
 
     :raises AttributeError: it does not export ggml's functions.
+    :raises RuntimeError: it finds no GPU.
     """
 
     def __init__(self, module: Path) -> None:
@@ -53,6 +54,8 @@ class Upstream:
             function.restype, function.argtypes = returned, taken
             self._c[name] = function
         self._backend = self._c["backend_cuda_init"](0)
+        if not self._backend:
+            raise RuntimeError(f"{module} finds no GPU")
 
     def time_products(self, kind, rows, m, k, copies, columns, repeats, runs=7):
         """Microseconds by number of columns, medians; none for a product that it cannot compute.
@@ -80,6 +83,8 @@ class Upstream:
                 times[n] = None
                 continue
             buffer = c["backend_alloc_ctx_tensors"](context, self._backend)
+            if not buffer:
+                raise MemoryError(f"ggml has no room for {copies} matrices and {count} results")
             c["backend_tensor_set"](weights[0], data.ctypes.data, 0, data.nbytes)
             for other in weights[1:]:
                 c["backend_tensor_copy"](weights[0], other)
