@@ -73,11 +73,11 @@ def time_products(gpu, kind, m, k, columns, rotation, rng, upstream=None):
 
 def spelled(time):
     """A product's time; beside it, behind a colon, ggml's."""
-    theirs = time.get("upstream_microseconds")
     own = f"{time['microseconds']:.1f}"
-    if "upstream_microseconds" in time:
-        own += f" : {theirs:.1f}" if theirs else " : -"
-    return own
+    if "upstream_microseconds" not in time:
+        return own
+    theirs = time["upstream_microseconds"]
+    return f"{own} : {theirs:.1f}" if theirs else f"{own} : -"
 
 
 def main() -> int:

@@ -138,31 +138,25 @@ struct TypeFacts {
     Type type;
     int weights, bytes;  // of a block
     Multiply vectors, integers, matrices;  // no integers: 16-bit floats
-    Takes streams;  // or none: never by stream.h
-    Multiply stream;
+    struct Stream { Takes takes; Multiply multiply; } stream;  // or none
     Order order;
 };
 
 template <Type type>
-constexpr Takes streams_of() {
-    if constexpr (Format<type>::streams) return takes_stream<type>;
-    else return nullptr;
-}
-template <Type type>
-constexpr Multiply stream_of() {
-    if constexpr (Format<type>::streams) return multiply_stream<type>;
-    else return nullptr;
+constexpr TypeFacts::Stream stream_of() {
+    if constexpr (Format<type>::streams) return {takes_stream<type>, multiply_stream<type>};
+    else return {};
 }
 
 constexpr TypeFacts all_types[] = {
     {Type::f16, 1, 2, multiply_vectors<Type::f16>, nullptr, multiply_matrices<Type::f16>,
-     takes_stream<Type::f16>, multiply_stream<Type::f16>, Order::plain},
+     {takes_stream<Type::f16>, multiply_stream<Type::f16>}, Order::plain},
     {Type::bf16, 1, 2, multiply_vectors<Type::bf16>, nullptr, multiply_matrices<Type::bf16>,
-     takes_stream<Type::bf16>, multiply_stream<Type::bf16>, Order::brain},
+     {takes_stream<Type::bf16>, multiply_stream<Type::bf16>}, Order::brain},
 #define ENTRY(name)                                                                       \
     {Type::name, Format<Type::name>::weights, Format<Type::name>::bytes,                  \
      multiply_vectors<Type::name>, multiply_integers<Type::name>,                         \
-     multiply_matrices<Type::name>, streams_of<Type::name>(), stream_of<Type::name>(),    \
+     multiply_matrices<Type::name>, stream_of<Type::name>(),                               \
      order_of<Format<Type::name>::Layout>},
     LLAMABUILD_QUANTIZED_TYPES(ENTRY)
 #undef ENTRY
@@ -182,8 +176,8 @@ struct Checked {
 };
 
 Path choose_path(const TypeFacts& facts, int arch, const Product& p, const Launch& launch) {
-    if (LLAMABUILD_BULK_COMPILER && facts.streams && arch >= stream_arch &&
-        facts.streams(p, launch))
+    if (LLAMABUILD_BULK_COMPILER && facts.stream.takes && arch >= stream_arch &&
+        facts.stream.takes(p, launch))
         return Path::stream;
     if (!facts.integers)
         return arch >= tensor_arch && tensor_takes_floats(p, launch) && p.batch <= most_blocks_yz
@@ -344,7 +338,7 @@ int multiply(const llamabuild_product& given, const llamabuild_groups* groups, C
     c.product.weights = static_cast<const uint8_t*>(given.weights);
     c.product.output = given.output;
     if (c.path == Path::floats || c.path == Path::stream) {
-        const auto kernel = c.path == Path::stream ? c.facts->stream : c.facts->vectors;
+        const auto kernel = c.path == Path::stream ? c.facts->stream.multiply : c.facts->vectors;
         c.product.activations = reinterpret_cast<const uint8_t*>(given.activations);
         return check(kernel(c.product, c.launch), "multiplying");
     }

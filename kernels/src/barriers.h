@@ -71,33 +71,23 @@ struct Barriers {
     }
 
 private:
-    __device__ __forceinline__ uint32_t try_wait(int stage, uint32_t odd) const {
-        uint32_t done;
-        asm volatile(
-            "{\n"
-            ".reg .pred done;\n"
-            "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-            "selp.u32 %0, 1, 0, done;\n"
-            "}"
-            : "=r"(done)
-            : "r"(at + 8 * stage), "r"(odd)
-            : "memory");
-        return done;
+    // Whether a phase has ended. `try_wait` makes pauses, too long ones for who looks at a clock.
+#define ASK(name)                                                                     \
+    __device__ __forceinline__ uint32_t name(int stage, uint32_t odd) const {         \
+        uint32_t done;                                                                \
+        asm volatile("{\n"                                                            \
+                     ".reg .pred done;\n"                                             \
+                     "mbarrier." #name ".parity.shared::cta.b64 done, [%1], %2;\n"    \
+                     "selp.u32 %0, 1, 0, done;\n"                                     \
+                     "}"                                                              \
+                     : "=r"(done)                                                     \
+                     : "r"(at + 8 * stage), "r"(odd)                                  \
+                     : "memory");                                                     \
+        return done;                                                                  \
     }
-    // Without a pause, of which `try_wait` makes longer ones than are of use here.
-    __device__ __forceinline__ uint32_t test_wait(int stage, uint32_t odd) const {
-        uint32_t done;
-        asm volatile(
-            "{\n"
-            ".reg .pred done;\n"
-            "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-            "selp.u32 %0, 1, 0, done;\n"
-            "}"
-            : "=r"(done)
-            : "r"(at + 8 * stage), "r"(odd)
-            : "memory");
-        return done;
-    }
+    ASK(try_wait)
+    ASK(test_wait)
+#undef ASK
 };
 
 // Waits until so many of a block's threads, whole warps, have come here, or to the same barrier by

@@ -390,4 +390,9 @@ GPU(Error_t) multiply_stream(const Product& product, const Launch& launch) {
     });
 }
 
+// The one definition of these, for a type.
+#define LLAMABUILD_STREAM(name)                                            \
+    template bool takes_stream<Type::name>(const Product&, const Launch&); \
+    template GPU(Error_t) multiply_stream<Type::name>(const Product&, const Launch&);
+
 }  // namespace llamabuild

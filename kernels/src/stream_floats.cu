@@ -1,9 +1,6 @@
 #include "stream.h"
 
 namespace llamabuild {
-#define INSTANCE(name)                                                      \
-    template bool takes_stream<Type::name>(const Product&, const Launch&); \
-    template GPU(Error_t) multiply_stream<Type::name>(const Product&, const Launch&);
-INSTANCE(f16)
-INSTANCE(bf16)
+LLAMABUILD_STREAM(f16)
+LLAMABUILD_STREAM(bf16)
 }  // namespace llamabuild

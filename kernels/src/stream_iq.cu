@@ -1,8 +1,5 @@
 #include "stream.h"
 
 namespace llamabuild {
-#define INSTANCE(name)                                                                     \
-    template bool takes_stream<Type::name>(const Product&, const Launch&);                 \
-    template GPU(Error_t) multiply_stream<Type::name>(const Product&, const Launch&);
-LLAMABUILD_IQ_TYPES(INSTANCE)
+LLAMABUILD_IQ_TYPES(LLAMABUILD_STREAM)
 }  // namespace llamabuild

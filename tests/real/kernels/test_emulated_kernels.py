@@ -18,6 +18,7 @@ from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
 
 from llamabuild.verify.blocks import FLOATS, QUANTIZED, random_rows, to_float64
+from llamabuild.verify.products import rounded
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[2] / "kernels" / "src"
@@ -68,15 +69,12 @@ def check(host: ctypes.CDLL, kind: Type, n: int, blocks: str, *, matrix_cores: b
         m, n, k, rows.shape[1], batch, multiprocessors, matrix_cores,
     )  # fmt: skip
     assert stuck == 0
-    compare(kind, rows, x if kind is Type.F16 else rounded(x), output)
+    compare(kind, rows, as_read(kind, x), output)
 
 
-def rounded(x: Floats) -> npt.NDArray[np.float64]:
-    """The activations as integers hold them."""
-    groups = x.reshape(-1, 32)
-    d = np.abs(groups).max(axis=1, keepdims=True) / np.float32(127)
-    whole: npt.NDArray[np.float64] = np.rint(groups * (1 / d)) * d.astype(np.float64)
-    return whole.reshape(x.shape)
+def as_read(kind: Type, x: Floats) -> npt.NDArray[Any]:
+    """The activations as products with weights of ``kind`` read them, those of integers rounded."""
+    return rounded(x, "float" if kind in FLOATS else "dp4a", kind)
 
 
 def compare(kind: Type, rows: npt.NDArray[np.uint8], x: npt.NDArray[Any], output: Floats) -> None:
@@ -100,7 +98,7 @@ def stream(host: ctypes.CDLL, kind: Type, m: int, k: int, batch: int, multiproce
         ctypes.c_void_p(output.ctypes.data), m, k, rows.shape[1], batch, multiprocessors,
     )  # fmt: skip
     assert stuck == 0
-    compare(kind, rows, x if kind in FLOATS else rounded(x), output)
+    compare(kind, rows, as_read(kind, x), output)
 
 
 @pytest.mark.parametrize("kind", [*QUANTIZED, *FLOATS], ids=lambda kind: kind.name)
