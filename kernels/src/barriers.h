@@ -15,7 +15,7 @@ struct Barriers {
     }
     // After all are initialized: the copy engine will know them.
     static __device__ __forceinline__ void publish() {
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __device__ __forceinline__ void arrive(int stage) const {
         asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at + 8 * stage) : "memory");
@@ -28,6 +28,12 @@ struct Barriers {
     // Arrives, and completes when `bytes` have come by bulk copies.
     __device__ __forceinline__ void expect(int stage, int bytes) const {
         asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at + 8 * stage),
+                     "r"(bytes)
+                     : "memory");
+    }
+    // More bytes, that somebody else's arrival is to wait for.
+    __device__ __forceinline__ void expect_more(int stage, int bytes) const {
+        asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(at + 8 * stage),
                      "r"(bytes)
                      : "memory");
     }
@@ -57,21 +63,13 @@ struct Barriers {
         while (!__all_sync(0xffffffffu, try_wait(stage, odd))) {
         }
     }
-    // The same, but for so many nanoseconds at most; whether that was enough.
-    __device__ __forceinline__ bool wait_together_at_most(int stage, uint32_t odd,
-                                                          uint32_t nanoseconds) const {
-        bool done;
-        uint64_t begin, now;
-        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
-        do {
-            done = __all_sync(0xffffffffu, test_wait(stage, odd));
-            asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
-        } while (!done && !__any_sync(0xffffffffu, now - begin >= nanoseconds));
-        return done;
+    // Whether it has ended, for whole warps. (`try_wait` makes pauses.)
+    __device__ __forceinline__ bool ended(int stage, uint32_t odd) const {
+        return __all_sync(0xffffffffu, test_wait(stage, odd));
     }
 
 private:
-    // Whether a phase has ended. `try_wait` makes pauses, too long ones for who looks at a clock.
+    // Whether a phase has ended.
 #define ASK(name)                                                                     \
     __device__ __forceinline__ uint32_t name(int stage, uint32_t odd) const {         \
         uint32_t done;                                                                \

@@ -18,7 +18,7 @@ struct ChunkPair {
     static constexpr bool floats = false;  // activations are quantized
     // On a multiprocessor. Where the arithmetic takes longer than the memory, the next product's
     // block had better begin early than have all of the shared memory.
-    static constexpr int blocks_at_once = F::quick ? 1 : 2;
+        static constexpr int blocks_at_once = F::quick ? 1 : 2;
     ActivationChunk x[2];
     int j;   // the first chunk's place in its block
     int at;  // that block's in a row, in bytes
@@ -74,6 +74,11 @@ DEVICE int dot_fields(const uint32_t* w, uint32_t mask, const uint32_t* x, int s
     UNROLL
     for (int i = 0; i < 4; ++i) sum = dot4_unsigned(w[i] & mask, x[i], sum);
     return sum;
+}
+
+// One of four bytes as a float. (To convert it takes the processor four times as long.)
+DEVICE float byte_as_float(uint32_t bytes, int i) {
+    return bits_to_float(permute(bytes, 0x4b000000, 0x7440 + i)) - 8388608;
 }
 
 // 2^-exponent.
@@ -132,10 +137,11 @@ struct Pair<Type::q4_1> : NibblePair<Type::q4_1> {
 // A quarter of a super-block, where both chunks take half of the same two blocks of activations.
 template <Type type>
 struct QuarterPair : ChunkPair<type> {
-    float d[2];  // for both groups; fields of the second are `upper` times too large
+    float d[2];  // for both groups, of fields that are `first` and `second` times too large
 
-    DEVICE QuarterPair(const ActivationBlock* column, int k, int thread, float upper)
-        : ChunkPair<type>(column, k, thread), d{this->x[0].d[0], this->x[0].d[1] / upper} {}
+    DEVICE QuarterPair(const ActivationBlock* column, int k, int thread, float first, float second)
+        : ChunkPair<type>(column, k, thread),
+          d{this->x[0].d[0] / first, this->x[0].d[1] / second} {}
 };
 
 // With 6-bit scales and offsets for 32 weights.
@@ -146,35 +152,47 @@ struct ScaledPair : QuarterPair<type> {
     using QuarterPair<type>::j;
     using QuarterPair<type>::x;
     static constexpr bool fifth = type == Type::q5_K;
+    float sum[2];
+    // Which of the twelve bytes hold this thread's scales and offsets, and which of their bits: those
+    // of the first four groups are whole, the others have their low bits in the third word.
+    uint32_t which, whole, low, high;
 
     DEVICE ScaledPair(const ActivationBlock* column, int k, int thread)
-        : QuarterPair<type>(column, k, thread, 16) {}
+        : QuarterPair<type>(column, k, thread, fifth ? 4 : 1, 16),
+          sum{x[0].sum[0] + x[1].sum[0], x[0].sum[1] + x[1].sum[1]},
+          which(j / 2 % 2 ? 0x7632 : 0x5410),
+          whole(j < 4 ? 0x3f3f3f3f : 0),
+          low(j < 4 ? 0 : 0x0f0f0f0f),
+          high(j < 4 ? 0 : 0x30303030) {}
     DEVICE float times(const uint8_t* row, const uint32_t*) const {
         const uint8_t* const block = row + at;
-        uint32_t nibbles[8], bits[8];
+        uint32_t head[4], nibbles[8], bits[8];
+        load<16>(head, block);
         if constexpr (fifth) load<16>(bits, block + 16);
         load<16>(nibbles, block + (fifth ? 48 : 16) + 16 * j);
-        Chunk c;
-        k_scales(c, block, j);
-        float result = 0;
+        const uint32_t both = permute(head[1], head[2], which);
+        const uint32_t third = permute(head[3], head[3] >> 4, which);
+        // Two scales, two offsets.
+        const uint32_t numbers = (both & whole) | (third & low) | (both >> 2 & high);
+        float scaled = 0, offset = 0;
         UNROLL
         for (int group = 0; group < 2; ++group) {
-            int sum = 0, more = 0;
+            int total = 0, more = 0;
             UNROLL
             for (int i = 0; i < 2; ++i) {
                 const uint32_t* const q = x[i].q + 4 * group;
-                sum = dot_fields(nibbles + 4 * i, group ? 0xf0f0f0f0 : 0x0f0f0f0f, q, sum);
+                total = dot_fields(nibbles + 4 * i, group ? 0xf0f0f0f0 : 0x0f0f0f0f, q, total);
                 if constexpr (fifth)
                     more = dot_fields(bits + 4 * i, 0x01010101u << (j + group), q, more);
             }
-            auto total = static_cast<float>(sum);
-            // Counts 2^(j + group) times instead of 16 or, beside upper nibbles, 256 times.
+            // It counts 2^(j + group) times, and should 64 or, beside upper nibbles, 256 times.
             if constexpr (fifth)
-                total += static_cast<float>(more) * (fraction(j) * (group ? 128 : 16));
-            result += c.scale[group] * (d[group] * total);
-            result += c.offset[group] * (x[0].sum[group] + x[1].sum[group]);
+                total = group ? total + more * (128 >> j) : 4 * total + more * (64 >> j);
+            total *= static_cast<int>(numbers >> (8 * group) & 255);
+            scaled += d[group] * static_cast<float>(total);
+            offset += byte_as_float(numbers, 2 + group) * sum[group];
         }
-        return result;
+        return half_to_float(head[0] & 0xffff) * scaled - half_to_float(head[0] >> 16) * offset;
     }
 };
 
@@ -190,22 +208,26 @@ struct Pair<Type::q5_K> : ScaledPair<Type::q5_K> {
 template <>
 struct Pair<Type::q2_K> : QuarterPair<Type::q2_K> {
     DEVICE Pair(const ActivationBlock* column, int k, int thread)
-        : QuarterPair(column, k, thread, 4) {}
+        : QuarterPair(column, k, thread, 1, 4) {}
     DEVICE float times(const uint8_t* row, const uint32_t*) const {
         const uint8_t* const block = row + at;
         const int shift = j % 4 * 2;
         uint32_t pairs[8], numbers[1];
         load<4>(pairs, block + 16 + 32 * (j / 4));
         load<4>(numbers, block + 2 * j);
+        const uint32_t scales = numbers[0] & 0x0f0f0f0f, offsets = numbers[0] >> 4 & 0x0f0f0f0f;
         float scaled = 0, offset = 0;
         UNROLL
-        for (int i = 0; i < 4; ++i) {
-            const int group = i / 2, chunk = i % 2;
-            const uint32_t mask = (group ? 0x0c0c0c0cu : 0x03030303u) << shift;
-            const int sum = dot_fields(pairs + 4 * chunk, mask, x[chunk].q + 4 * group);
-            const uint32_t number = numbers[0] >> (8 * i);  // a scale and an offset
-            scaled += static_cast<float>(number & 15) * (d[group] * static_cast<float>(sum));
-            offset += static_cast<float>(number >> 4 & 15) * x[chunk].sum[group];
+        for (int group = 0; group < 2; ++group) {
+            int total = 0;
+            UNROLL
+            for (int i = 0; i < 2; ++i) {
+                const uint32_t mask = (group ? 0x0c0c0c0cu : 0x03030303u) << shift;
+                const int sum = dot_fields(pairs + 4 * i, mask, x[i].q + 4 * group);
+                total += sum * static_cast<int>(scales >> (8 * (2 * group + i)) & 255);
+                offset += byte_as_float(offsets, 2 * group + i) * x[i].sum[group];
+            }
+            scaled += d[group] * static_cast<float>(total);
         }
         return half_at(block + 80) * fraction(shift) * scaled - half_at(block + 82) * offset;
     }
@@ -213,8 +235,18 @@ struct Pair<Type::q2_K> : QuarterPair<Type::q2_K> {
 
 template <>
 struct Pair<Type::q6_K> : QuarterPair<Type::q6_K> {
+    int begin[2][2];  // of a sum: 32 times the activations are to be taken from it
+
     DEVICE Pair(const ActivationBlock* column, int k, int thread)
-        : QuarterPair(column, k, thread, 16) {}
+        : QuarterPair(column, k, thread, 1, 16), begin{} {
+        UNROLL
+        for (int i = 0; i < 16; ++i) {
+            int& sum = begin[i / 4 % 2][i / 8];
+            sum = dot4(x[i / 8].q[i % 8], i / 4 % 2 ? 0xf0f0f0f0 : 0xffffffff, sum);
+        }
+        UNROLL
+        for (int i = 0; i < 4; ++i) begin[i / 2][i % 2] *= 32;
+    }
     DEVICE float times(const uint8_t* row, const uint32_t*) const {
         const uint8_t* const block = row + at;
         const int bit = j % 4;
@@ -226,16 +258,18 @@ struct Pair<Type::q6_K> : QuarterPair<Type::q6_K> {
         UNROLL
         for (int group = 0; group < 2; ++group) {
             const uint32_t both = load16(scales + 4 * group);
+            int total = 0;
             UNROLL
             for (int i = 0; i < 2; ++i) {
                 const uint32_t* const q = x[i].q + 4 * group;
-                const int sum = dot_fields(nibbles + 4 * i, group ? 0xf0f0f0f0 : 0x0f0f0f0f, q);
-                const int more =
-                    dot_fields(upper + 4 * i, (group ? 0x30303030u : 0x03030303u) << bit, q);
-                const float total = d[group] * static_cast<float>(sum + more * (16 >> bit));
+                const uint32_t nibble = group ? 0xf0f0f0f0 : 0x0f0f0f0f;
+                const uint32_t field = (group ? 0x30303030u : 0x03030303u) << bit;
+                const int sum = dot_fields(nibbles + 4 * i, nibble, q, begin[group][i]);
+                const int more = dot_fields(upper + 4 * i, field, q);
                 const auto scale = static_cast<int8_t>(both >> (8 * i));
-                result += static_cast<float>(scale) * (total - 32 * x[i].sum[group]);
+                total += (sum + more * (16 >> bit)) * scale;
             }
+            result += d[group] * static_cast<float>(total);
         }
         return half_at(block + 208) * result;
     }

@@ -218,15 +218,21 @@ DEVICE uint32_t load16(RegisterBytes p) {
     return p.words[p.at / 4] >> p.at % 4 * 8 & 0xffff;
 }
 
-#if LLAMABUILD_SM
 // Four of the eight bytes of a pair, one for each of the lowest four nibbles of `which`; no nibble is
-// above 7. (`__byte_perm` would make sure of it, each time.)
+// above 7.
 DEVICE uint32_t permute(uint32_t low, uint32_t high, uint32_t which) {
-    uint32_t bytes;
+    uint32_t bytes = 0;
+#if LLAMABUILD_SM
+    // (`__byte_perm` would make sure of it, each time.)
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(low), "r"(high), "r"(which));
+#else
+    const uint64_t pair = uint64_t{high} << 32 | low;
+    UNROLL
+    for (int i = 0; i < 4; ++i)
+        bytes |= static_cast<uint32_t>(pair >> (which >> 4 * i & 7) * 8 & 255) << 8 * i;
+#endif
     return bytes;
 }
-#endif
 
 // Sixteen signed values looked up by the low and by the high nibbles of four bytes.
 template <class Codebook>

@@ -31,7 +31,7 @@ quantize_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, i
     uint32_t packed = 0;
     int sum = 0;
     for (int i = 0; i < 4; ++i) {
-        const int q = quantize(values[i], inverse);
+        const auto q = static_cast<int8_t>(quantize(values[i], inverse));
         sum += q;
         packed |= static_cast<uint32_t>(q & 255) << (8 * i);
     }

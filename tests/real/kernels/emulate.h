@@ -45,14 +45,6 @@ using FourInts = int __attribute__((vector_size(16)));
 
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-// Four of a pair's eight bytes, by the lowest four nibbles of `which`.
-inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t which) {
-    const uint64_t pair = uint64_t{high} << 32 | low;
-    uint32_t bytes = 0;
-    for (int i = 0; i < 4; ++i) bytes |= uint32_t(pair >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
-    return bytes;
-}
-
 class Block {
 public:
     static inline unsigned lanes = 32;  // of a group: of a warp, or of a wave of 64
@@ -238,6 +230,7 @@ struct Barriers {
         all.at(at + 8 * stage).bytes += bytes;
         arrive(stage);
     }
+    void expect_more(int stage, int bytes) const { all.at(at + 8 * stage).bytes += bytes; }
     void copy(int stage, uint32_t to, const uint8_t* from, int bytes) const {
         if (to % 16 || reinterpret_cast<uintptr_t>(from) % 16 || bytes % 16) std::abort();
         Block::current->copy_later([=, *this] {
@@ -252,10 +245,9 @@ struct Barriers {
         Block::current->wait_until([&phase, odd] { return (phase.number & 1) != int(odd); });
         Block::current->wait_for_group();
     }
-    // Here the time is over at once: it may have been enough.
-    bool wait_together_at_most(int stage, uint32_t odd, uint32_t) const {
-        const bool done = (all.at(at + 8 * stage).number & 1) != int(odd);
-        return Block::current->from_lane(done, 0);
+    bool ended(int stage, uint32_t odd) const {
+        const bool yes = (all.at(at + 8 * stage).number & 1) != int(odd);
+        return Block::current->from_lane(yes, 0);
     }
 };
 
