@@ -18,7 +18,7 @@ struct ChunkPair {
     static constexpr bool floats = false;  // activations are quantized
     // On a multiprocessor. Where the arithmetic takes longer than the memory, the next product's
     // block had better begin early than have all of the shared memory.
-        static constexpr int blocks_at_once = F::quick ? 1 : 2;
+    static constexpr int blocks_at_once = F::quick ? 1 : 2;
     ActivationChunk x[2];
     int j;   // the first chunk's place in its block
     int at;  // that block's in a row, in bytes
