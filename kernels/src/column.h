@@ -6,10 +6,6 @@
 namespace llamabuild {
 
 #if LLAMABUILD_BULK_COPIES
-__device__ __forceinline__ uint32_t from_lane(uint32_t value, int lane) {
-    return __shfl_sync(0xffffffffu, value, lane);
-}
-
 // Four of a thread's pieces of a column, whole groups of 32 threads together. As in quantize_block,
 // eight neighbouring lanes take a block; each has a piece of four blocks, and in between, the
 // numbers of one. Piece i is of the block `first + i * step`; those from `end` on do not exist.

@@ -79,6 +79,9 @@ __device__ __forceinline__ float exchange(float value, int distance) {
 __device__ __forceinline__ uint32_t exchange(uint32_t value, int distance) {
     return __shfl_xor_sync(0xffffffffu, value, distance);
 }
+__device__ __forceinline__ uint32_t from_lane(uint32_t value, int lane) {
+    return __shfl_sync(0xffffffffu, value, lane);
+}
 __device__ __forceinline__ void group_barrier() { __syncwarp(); }
 #endif
 

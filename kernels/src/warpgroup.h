@@ -74,7 +74,7 @@ multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
             columns_here.initialize(i, 1);
             columns_used.initialize(i, S::multipliers / 32);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        Barriers::publish();
     }
     if constexpr (F::table_words != 0)
         for (int i = threadIdx.x; i < F::table_words; i += S::threads) grid[i] = F::table()[i];

@@ -51,7 +51,7 @@ multiply_floats_kernel(const Product p, float* parts, int splits) {
             copied.initialize(i, S::weight_threads + 1);
             used.initialize(i, S::multipliers / 32);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        Barriers::publish();
     }
     __syncthreads();
 
