@@ -238,14 +238,15 @@ struct Pair<Type::q6_K> : QuarterPair<Type::q6_K> {
     int begin[2][2];  // of a sum: 32 times the activations are to be taken from it
 
     DEVICE Pair(const ActivationBlock* column, int k, int thread)
-        : QuarterPair(column, k, thread, 1, 16), begin{} {
+        : QuarterPair(column, k, thread, 1, 16) {
+        constexpr uint32_t ones[] = {0x01010101, 0x01010101, 0x01010101, 0x01010101};
         UNROLL
-        for (int i = 0; i < 16; ++i) {
-            int& sum = begin[i / 4 % 2][i / 8];
-            sum = dot4(x[i / 8].q[i % 8], i / 4 % 2 ? 0xf0f0f0f0 : 0xffffffff, sum);
+        for (int group = 0; group < 2; ++group) {
+            UNROLL
+            for (int i = 0; i < 2; ++i)
+                begin[group][i] =
+                    (group ? -32 * 16 : -32) * dot_fields(ones, ~0u, x[i].q + 4 * group);
         }
-        UNROLL
-        for (int i = 0; i < 4; ++i) begin[i / 2][i % 2] *= 32;
     }
     DEVICE float times(const uint8_t* row, const uint32_t*) const {
         const uint8_t* const block = row + at;
