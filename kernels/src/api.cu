@@ -76,11 +76,12 @@ __global__ void probe_kernel() {
 // What the driver would run on a device, once asked and remembered.
 struct Code {
     // CUDA: of the code, times ten (610). HIP: of the least that can do as much (LLAMABUILD_MFMA,
-    // LLAMABUILD_SDOT4), else 1.
+    // LLAMABUILD_WMMA; LLAMABUILD_SDOT4), else 1.
     int arch = 0;
     int multiprocessors = 0;
     int shared_bytes = 0;  // that a block may ask for
     bool warpgroups = false;
+    bool wmma = false;
 };
 
 int find_code(int device, Code& code) {
@@ -100,7 +101,8 @@ int find_code(int device, Code& code) {
     const auto is_one_of = [&](std::initializer_list<std::string_view> names) {
         return std::find(names.begin(), names.end(), name) != names.end();
     };
-    code.arch = is_one_of({"gfx908", "gfx90a"}) ? integer_arch
+    code.wmma = is_one_of({"gfx1100", "gfx1101", "gfx1102", "gfx1103"});
+    code.arch = code.wmma || is_one_of({"gfx908", "gfx90a"}) ? integer_arch
                 : is_one_of({"gfx906", "gfx1011", "gfx1012", "gfx1030", "gfx1031", "gfx1032",
                              "gfx1034"})
                     ? 610
@@ -275,7 +277,7 @@ int check_shape(const llamabuild_product* given, const llamabuild_groups* groups
     Code code;
     TRY(code_for(given->device, code));
     out.launch = {static_cast<GPU(Stream_t)>(given->stream), code.multiprocessors,
-                  code.shared_bytes, code.arch >= 900, code.warpgroups};
+                  code.shared_bytes, code.arch >= 900, code.warpgroups, code.wmma};
     out.arch = code.arch;
     out.path = choose_path(*out.facts, code.arch, p, out.launch);
     out.workspace = 0;

@@ -6,9 +6,12 @@
 // integers, which then meets the scales of both sides. How the warps of a block share the work
 // depends on the tile: with few columns they divide k among them and add their results, and nothing
 // but the warp waits for the warp; with many they divide the rows and share the columns. AMD's
-// matrix cores have a kernel of their own in mfma.h.
+// matrix cores have a kernel of their own in matrix_cores.h.
 #pragma once
-#include "mfma.h"
+#include "tensor.h"
+#if !defined(__CUDACC__) || defined(__HIPCC__)
+#include "matrix_cores.h"
+#endif
 
 namespace llamabuild {
 
@@ -338,7 +341,8 @@ GPU(Error_t) multiply_integers(const Product& p, const Launch& launch) {
     const auto start_tiles = p.n <= NarrowTile::columns ? start_integers<NarrowTile, type>
                                                         : start_integers<WideTile, type>;
 #else
-    const auto start_tiles = start_mfma<type>;
+    const auto start_tiles = launch.wmma ? start_cores<Wmma, type>
+                                                       : start_cores<Mfma, type>;
 #endif
     auto error = start_tiles(p, launch, parts, splits);
     if (error == GPU(Success) && splits > 1) error = add_parts(p, parts, splits, launch);

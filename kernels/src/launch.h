@@ -28,6 +28,7 @@ struct Launch {
     int shared_bytes;  // that a block may ask for
     bool early;        // the kernel may start before its predecessor in the stream has ended
     bool warpgroups;   // the running code is Hopper's own
+    bool wmma;         // AMD: the matrix cores are those for waves of 32 threads
     bool pairs = false;  // two blocks, neighbours in z, see each other's shared memory
 };
 

@@ -63,6 +63,12 @@ using GPUProperties = cudaDeviceProp;
 #define LLAMABUILD_MFMA 0
 #endif
 
+#if defined(__gfx1100__) || defined(__gfx1101__) || defined(__gfx1102__) || defined(__gfx1103__)
+#define LLAMABUILD_WMMA 1
+#else
+#define LLAMABUILD_WMMA 0
+#endif
+
 // Before a loop whose arrays must live in registers: every index is then known to the compiler.
 #if LLAMABUILD_DEVICE_CODE
 #define UNROLL _Pragma("unroll")
@@ -84,6 +90,9 @@ DEVICE int dot4(uint32_t a, uint32_t b, int sum) {
     return __dp4a(static_cast<int>(a), static_cast<int>(b), sum);
 #elif LLAMABUILD_DEVICE_CODE && LLAMABUILD_SDOT4
     return __builtin_amdgcn_sdot4(static_cast<int>(a), static_cast<int>(b), sum, false);
+#elif LLAMABUILD_DEVICE_CODE && LLAMABUILD_WMMA  // the same architectures
+    return __builtin_amdgcn_sudot4(true, static_cast<int>(a), true, static_cast<int>(b), sum,
+                                   false);
 #else
     for (int i = 0; i < 32; i += 8)
         sum += static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i);
@@ -91,7 +100,7 @@ DEVICE int dot4(uint32_t a, uint32_t b, int sum) {
 #endif
 }
 
-// The same, the bytes of `a` unsigned. Not for AMD, which has no such instruction.
+// The same, the bytes of `a` unsigned. Not for AMD, most of which has no such instruction.
 DEVICE int dot4_unsigned(uint32_t a, uint32_t b, int sum) {
 #if LLAMABUILD_SM >= 610
     int result;

@@ -21,7 +21,8 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
-#define __gfx90a__  // there are matrix instructions
+#define __gfx90a__  // there are matrix instructions, of both kinds
+#define __gfx1100__
 #define LLAMABUILD_BULK_COPIES 1  // there is a bulk copy engine
 
 using hipError_t = int;
@@ -42,6 +43,7 @@ using std::max;
 using std::min;
 
 using FourInts = int __attribute__((vector_size(16)));
+using EightInts = int __attribute__((vector_size(32), aligned(16)));
 
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -131,6 +133,28 @@ public:
         return c;
     }
 
+    // The same for 32 lanes. Lane i, and i + 16 as well, has A[i][k] in byte k, and B[k][i]; lane j has
+    // C[2 * e][j] and D[2 * e][j] in number e, lane 16 + j those of row 2 * e + 1.
+    EightInts multiply(FourInts a, FourInts b, EightInts c) {
+        fibers_[running_].row = a;
+        fibers_[running_].column = b;
+        wait(group);
+        const unsigned lane = running_ % 32;
+        const Fiber* const wave = &fibers_[running_ - lane];
+        const auto byte = [](const FourInts& words, int k) {
+            return int8_t(uint32_t(words[k / 4]) >> 8 * (k % 4));
+        };
+        for (int l = 0; l < 16; ++l)
+            for (int w = 0; w < 4; ++w)
+                if (wave[l].row[w] != wave[l + 16].row[w] || wave[l].column[w] != wave[l + 16].column[w])
+                    std::abort();
+        for (unsigned e = 0; e < 8; ++e)
+            for (int k = 0; k < 16; ++k)
+                c[e] += byte(wave[2 * e + lane / 16].row, k) * byte(wave[lane % 16].column, k);
+        wait(group);
+        return c;
+    }
+
     int come[16] = {};  // threads, to where so many wait for each other
     bool stuck = false;  // some threads waited for others that had gone
 
@@ -145,6 +169,7 @@ private:
         unsigned block_waits = 0;
         bool done = false;
         uint32_t value = 0, a = 0, b = 0;
+        FourInts row, column;
         std::function<bool()> what;  // that it waits for
     };
 
@@ -203,6 +228,11 @@ inline uint32_t __shfl_sync(uint32_t, uint32_t value, int lane) {
 
 inline FourInts __builtin_amdgcn_mfma_i32_16x16x16i8(int a, int b, FourInts c, int, int, int) {
     return Block::current->multiply(uint32_t(a), uint32_t(b), c);
+}
+inline EightInts __builtin_amdgcn_wmma_i32_16x16x16_iu8_w32(bool a_signed, FourInts a, bool b_signed,
+                                                            FourInts b, EightInts c, bool) {
+    if (!a_signed || !b_signed) std::abort();
+    return Block::current->multiply(a, b, c);
 }
 
 namespace llamabuild {

@@ -43,11 +43,11 @@ extern "C" int emulate_stream(int type, const uint8_t* weights, const float* x, 
     }
 }
 
-// On a GPU with so many multiprocessors. With matrix cores (AMD's, and waves of 64 threads): all
-// types; without: a few.
+// On a GPU with so many multiprocessors. With matrix cores (AMD's), and then waves of 64 threads (MFMA)
+// or 32 (WMMA): all types; without, 0: a few.
 extern "C" int emulate_multiply(int type, const uint8_t* weights, const float* x, float* output,
                                 uint8_t* workspace, int m, int n, int k, int row_bytes, int batch,
-                                int multiprocessors, bool matrix_cores) {
+                                int multiprocessors, int wave) {
     std::fill(std::begin(shared), std::end(shared), 0xff);
     Product p = {};
     p.weights = weights;
@@ -59,7 +59,8 @@ extern "C" int emulate_multiply(int type, const uint8_t* weights, const float* x
     p.output_batch = int64_t{m} * n;
     Launch launch = {};
     launch.multiprocessors = multiprocessors;
-    Block::lanes = matrix_cores ? 64 : 32;
+    launch.wmma = wave == 32;
+    Block::lanes = wave == 64 ? 64 : 32;
     any_stuck = false;
     if (type == int(Type::f16)) {
         p.activations = reinterpret_cast<const uint8_t*>(x);
@@ -72,7 +73,7 @@ extern "C" int emulate_multiply(int type, const uint8_t* weights, const float* x
     p.activations = workspace;
     p.column_bytes = k / 32 * int64_t(sizeof(ActivationBlock));
     p.activation_batch = p.column_bytes * n;
-    if (matrix_cores) {
+    if (wave) {
         switch (static_cast<Type>(type)) {
 #define CASE(name) \
     case Type::name: multiply_integers<Type::name>(p, launch); return any_stuck;

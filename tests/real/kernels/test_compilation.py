@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
+import re
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,12 @@ import pytest
 
 from llamabuild.arch import CudaArch
 from llamabuild.memo import Memo
-from llamabuild.toolchain import compiler_environment, find_cuda, find_host_compiler
+from llamabuild.toolchain import (
+    compiler_environment,
+    find_cuda,
+    find_host_compiler,
+    find_rocm,
+)
 from llamabuild.verify.blocks import FLOATS, QUANTIZED
 
 KERNELS = Path(__file__).parents[3] / "kernels"
@@ -69,31 +74,54 @@ def test_cuda(archs: tuple[str, ...], tmp_path: Path, need: Callable[[object, st
         assert b"counting devices: " in kernels.llamabuild_last_error()
 
 
-def hip_command(need: Callable[[object, str], None], *archs: str) -> list[str]:
-    """HIP's compiler and what every source is compiled with."""
-    hipcc = shutil.which("hipcc")
-    need(hipcc, "hipcc")
-    assert hipcc
-    command = [hipcc, "-std=c++17", "-O2", "-x", "hip", *WARNINGS, "-Werror"]
-    return command + [f"--offload-arch={arch}" for arch in archs]
+@pytest.fixture(scope="module")
+def hip(tmp_path_factory: pytest.TempPathFactory, need: Callable[[object, str], None]) -> list[str]:
+    """HIP's compiler, and what every source is compiled with."""
+    found = find_rocm(dict(os.environ), memo=Memo(None)).toolkits
+    need(found, "a ROCm (Debian: apt install hipcc libamdhip64-dev rocm-device-libs)")
+    rocm = found[0]
+    libraries = rocm.device_libraries
+    if "gfx1100" in rocm.without_libraries:
+        libraries = tmp_path_factory.mktemp("libraries")
+        for file in rocm.device_libraries.iterdir():
+            (libraries / file.name).symlink_to(file)
+        add_processor(rocm.clang, libraries, 1100, 11000)
+    command = [str(rocm.clang), f"--rocm-path={rocm.root}", f"--rocm-device-lib-path={libraries}"]
+    return [*command, "-std=c++17", "-O2", "-x", "hip", "-fPIC", *WARNINGS, "-Werror"]
 
 
-HIP_ENV = {**os.environ, "HIP_PLATFORM": "amd"}
+def add_processor(clang: Path, libraries: Path, name: int, number: int) -> None:
+    """Add what the device libraries say of a processor: its number, for mathematical functions."""
+    source = libraries / f"{name}.ll"
+    symbol = "@__oclc_ISA_version = linkonce_odr protected addrspace(4) constant i32"
+    source.write_text(f'target triple = "amdgcn-amd-amdhsa"\n{symbol} {number}, align 4\n')
+    target = libraries / f"oclc_isa_version_{name}.bc"
+    command = [clang, "-x", "ir", "-target", "amdgcn-amd-amdhsa", "-nogpulib", "-emit-llvm", "-c"]
+    subprocess.run([*command, source, "-o", target], check=True)
 
 
 @pytest.mark.hipcc
 @pytest.mark.slow
-def test_hip(tmp_path: Path, need: Callable[[object, str], None]) -> None:
-    compile_all(hip_command(need, "gfx906", "gfx1030"), tmp_path, HIP_ENV)
+def test_hip(hip: list[str], tmp_path: Path) -> None:
+    archs = [f"--offload-arch={arch}" for arch in ("gfx906", "gfx1030", "gfx1100")]
+    compile_all([*hip, *archs], tmp_path, dict(os.environ))
 
 
 @pytest.mark.hipcc
-@pytest.mark.parametrize(("arch", "there"), [("gfx906", False), ("gfx908", True), ("gfx90a", True)])
-def test_matrix_cores_of_amd(arch: str, there: bool, need: Callable[[object, str], None]) -> None:
+@pytest.mark.parametrize(
+    ("arch", "instructions"),
+    [
+        ("gfx906", set()),
+        ("gfx908", {"v_mfma_i32_16x16x16i8"}),
+        ("gfx90a", {"v_mfma_i32_16x16x16i8"}),
+        ("gfx1030", set()),
+        ("gfx1100", {"v_wmma_i32_16x16x16_iu8"}),
+    ],
+)
+def test_matrix_cores_of_amd(hip: list[str], arch: str, instructions: set[str]) -> None:
     """What is compiled for a GPU with matrix cores uses them."""
     source = KERNELS / "src" / "integers_k.cu"
-    command = [*hip_command(need, arch), "--cuda-device-only", "-S", str(source), "-o", "-"]
-    command += ["-Wno-unused-command-line-argument"]  # hipcc adds libraries
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=HIP_ENV)
+    command = [*hip, f"--offload-arch={arch}", "--cuda-device-only", "-S", str(source), "-o", "-"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert ("v_mfma_i32_16x16x16i8" in done.stdout) is there
+    assert set(re.findall(r"\bv_[mw][fm]ma_\w+", done.stdout)) == instructions

@@ -48,12 +48,15 @@ def aligned(size: int, byte: int) -> npt.NDArray[np.uint8]:
     return memory[start : start + size]
 
 
-def check(host: ctypes.CDLL, kind: Type, n: int, blocks: str, *, matrix_cores: bool) -> None:
-    """Multiply matrices of a few shapes and compare with the product in float64."""
+def check(host: ctypes.CDLL, kind: Type, n: int, blocks: str, *, wave: int) -> None:
+    """Multiply matrices of a few shapes and compare with the product in float64.
+
+    :param wave: on matrix cores for waves of so many threads; 0: without them.
+    """
     block = GGML_QUANT_SIZES[kind][0] if kind is not Type.F16 else 8
     k = {"one": block, "few": 5 * block, "span and a bit": 4096 + block}[blocks]
     # Always the same numbers: where a single result is next to nothing, its rounding is not.
-    rng = np.random.default_rng([int(kind), n, k, matrix_cores])
+    rng = np.random.default_rng([int(kind), n, k, wave])
     m, batch = int(rng.choice([1, 7, 41])), int(rng.choice([1, 2]))
     multiprocessors = int(rng.choice([1, 8]))
     rows = random_rows(kind, m * batch, k, rng)
@@ -66,7 +69,7 @@ def check(host: ctypes.CDLL, kind: Type, n: int, blocks: str, *, matrix_cores: b
     stuck = host.emulate_multiply(
         int(kind), ctypes.c_void_p(weights.ctypes.data), ctypes.c_void_p(x.ctypes.data),
         ctypes.c_void_p(output.ctypes.data), ctypes.c_void_p(workspace.ctypes.data),
-        m, n, k, rows.shape[1], batch, multiprocessors, matrix_cores,
+        m, n, k, rows.shape[1], batch, multiprocessors, wave,
     )  # fmt: skip
     assert stuck == 0
     compare(kind, rows, as_read(kind, x), output)
@@ -121,17 +124,19 @@ def test_streams_of_any_shape_match_the_reference(host, k, multiprocessors):
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 9])
 @pytest.mark.parametrize("blocks", ["one", "few", "span and a bit"])
 def test_kernels_match_the_reference(host, kind, n, blocks):
-    check(host, kind, n, blocks, matrix_cores=False)
+    check(host, kind, n, blocks, wave=0)
 
 
+@pytest.mark.parametrize("wave", [64, 32], ids=["MFMA", "WMMA"])
 @pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
 @pytest.mark.parametrize(
     ("n", "blocks"), [(5, "span and a bit"), (8, "one"), (17, "few"), (33, "one")]
 )
-def test_matrix_cores_match_the_reference(host, kind, n, blocks):
-    check(host, kind, n, blocks, matrix_cores=True)
+def test_matrix_cores_match_the_reference(host, kind, n, blocks, wave):
+    check(host, kind, n, blocks, wave=wave)
 
 
+@pytest.mark.parametrize("wave", [64, 32], ids=["MFMA", "WMMA"])
 @pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q2_K], ids=lambda kind: kind.name)
-def test_matrix_cores_take_several_tiles_of_columns(host, kind):
-    check(host, kind, 65, "few", matrix_cores=True)
+def test_matrix_cores_take_several_tiles_of_columns(host, kind, wave):
+    check(host, kind, 65, "few", wave=wave)

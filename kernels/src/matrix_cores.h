@@ -1,22 +1,76 @@
-// Weights times several columns, with integers on AMD's matrix cores (MFMA: gfx908 and gfx90a).
+// Weights times several columns, with integers on AMD's matrix cores: MFMA (gfx908 and gfx90a), for
+// waves of 64 threads, or WMMA (gfx11), for waves of 32.
 //
-// As in integers.h, but a wave has 64 threads and nothing is copied in the background. A wave takes
-// 16 rows and walks along them in spans of 256 weights: it copies the blocks of a span to shared
-// memory, unpacks them there to signed bytes, half a span at a time, a chunk for each thread, and
-// multiplies them by the columns, 32 weights (or, where a format changes its scale so often, 16) in
-// one sum of integers, which then meets the scales of both sides. The waves of a block divide the
-// rows and share the columns.
+// As in integers.h, but nothing is copied in the background. A wave takes 16 rows and walks along
+// them in spans of 256 weights: it copies the blocks of a span to shared memory, unpacks them there
+// to signed bytes, half a span at a time, and multiplies them by the columns, 32 weights (or, where
+// a format changes its scale so often, 16) in one sum of integers, which then meets the scales of
+// both sides. The waves of a block divide the rows and share the columns.
 #pragma once
 #include "tensor.h"
 
 namespace llamabuild {
 
-template <Type type>
-struct MfmaShape {
-    using F = Format<type>;
+// An instruction multiplies 16 rows by 16 columns, 16 weights each. Thread l of a wave, in part
+// l / 16, gives row l % 16 and column l % 16, or its part of them, and gets some rows' sums of that
+// column. All threads of the wave come there together.
+struct Mfma {
+    static constexpr bool here = LLAMABUILD_MFMA;  // in this code
     static constexpr int wave = 64;     // threads
-    static constexpr int rows = 16;     // of a wave
-    static constexpr int columns = 64;  // of a block, at most; in sets of 16
+    static constexpr int columns = 64;  // of a block, at most
+    static constexpr int given = 4;     // bytes of a row or column, by a thread
+    static constexpr int sums = 4;      // that a thread gets: of rows
+    DEVICE static constexpr int row_of(int part, int i) { return part * sums + i; }
+    DEVICE static constexpr int place_of(int row) { return row; }  // part * sums + i
+    using Ints = int __attribute__((vector_size(4 * sums)));
+    using Floats = float __attribute__((vector_size(4 * sums)));
+    // AMD's "Matrix Instruction Calculator" on v_mfma_i32_16x16x16i8, for CDNA 1 and 2, and "CDNA
+    // MFMA intrinsics" in HIP's documentation on the sums.
+    static __device__ __forceinline__ Ints multiply(const uint8_t* row, const uint8_t* column,
+                                                    Ints sums) {
+#if LLAMABUILD_MFMA
+        sums = __builtin_amdgcn_mfma_i32_16x16x16i8(*reinterpret_cast<const int*>(row),
+                                                    *reinterpret_cast<const int*>(column), sums, 0,
+                                                    0, 0);
+#else
+        (void)row, (void)column;
+#endif
+        return sums;
+    }
+};
+
+struct Wmma {
+    static constexpr bool here = LLAMABUILD_WMMA;
+    static constexpr int wave = 32;
+    static constexpr int columns = 32;  // with 64 clang 15, at 128 registers, spills
+    static constexpr int given = 16;
+    static constexpr int sums = 8;
+    DEVICE static constexpr int row_of(int part, int i) { return 2 * i + part; }
+    DEVICE static constexpr int place_of(int row) { return row % 2 * sums + row / 2; }
+    using Ints = int __attribute__((vector_size(4 * sums), aligned(16)));
+    using Floats = float __attribute__((vector_size(4 * sums), aligned(16)));
+    using Words = int __attribute__((vector_size(given)));
+    // "How to accelerate AI applications on RDNA 3 using WMMA" (GPUOpen).
+    static __device__ __forceinline__ Ints multiply(const uint8_t* row, const uint8_t* column,
+                                                    Ints sums) {
+#if LLAMABUILD_WMMA
+        sums = __builtin_amdgcn_wmma_i32_16x16x16_iu8_w32(
+            true, *reinterpret_cast<const Words*>(row), true,
+            *reinterpret_cast<const Words*>(column), sums, false);
+#else
+        (void)row, (void)column;
+#endif
+        return sums;
+    }
+};
+
+template <class Cores, Type type>
+struct CoresShape {
+    using F = Format<type>;
+    static constexpr int wave = Cores::wave;
+    static constexpr int parts = wave / 16;
+    static constexpr int rows = 16;                 // of a wave
+    static constexpr int columns = Cores::columns;  // in sets of 16
     static constexpr int most_waves = 4;
     static constexpr int span_bytes = span_weights / F::weights * F::bytes;
     static constexpr int pieces = (span_bytes + 15 + 15) / 16 | 1;  // odd: rows fall on other banks
@@ -36,34 +90,21 @@ struct MfmaShape {
     static_assert(shared_bytes(most_waves, columns) <= 64 * 1024, "what a block has");
 };
 
-#if LLAMABUILD_MFMA
-// Numbers of four neighbouring rows, as the compiler has them in four registers.
-using FourInts = int __attribute__((vector_size(16)));
-using FourFloats = float __attribute__((vector_size(16)));
-
-// 16 rows, 16 columns, 16 weights. Thread l gives four weights of row l % 16 and the activations of
-// column l % 16 that they meet: the (l / 16)-th four of the 16. It gets the sums of column l % 16
-// and rows 4 * (l / 16) to 4 * (l / 16) + 3. So says AMD's "Matrix Instruction Calculator" of
-// v_mfma_i32_16x16x16i8, for CDNA 1 and 2, and "CDNA MFMA intrinsics" in HIP's documentation of the
-// sums. All 64 threads must come here together.
-__device__ __forceinline__ FourInts multiply_mfma(uint32_t a, uint32_t b, FourInts sums) {
-    return __builtin_amdgcn_mfma_i32_16x16x16i8(static_cast<int>(a), static_cast<int>(b), sums, 0,
-                                                0, 0);
-}
-#endif
-
 // Grid: tiles of rows, tiles of columns, parts of k for each product of the batch.
-template <Type type>
-__global__ void __launch_bounds__((MfmaShape<type>::most_waves * MfmaShape<type>::wave))
-multiply_mfma_kernel(const Product p, float* parts, int splits) {
-#if LLAMABUILD_MFMA
+template <class Cores, Type type>
+__global__ void __launch_bounds__((CoresShape<Cores, type>::most_waves * Cores::wave))
+multiply_cores_kernel(const Product p, float* parts, int splits) {
+#if LLAMABUILD_MFMA || LLAMABUILD_WMMA
     using F = Format<type>;
-    using S = MfmaShape<type>;
+    using S = CoresShape<Cores, type>;
+    using Ints = typename Cores::Ints;
+    using Floats = typename Cores::Floats;
+    if constexpr (!Cores::here) return;  // never started there
     extern __shared__ __align__(16) uint8_t shared[];
 
     const int lane = threadIdx.x % S::wave, wave = threadIdx.x / S::wave;
     const int waves = static_cast<int>(blockDim.x) / S::wave;
-    const int l = lane % 16, quarter = lane / 16;
+    const int l = lane % 16, part_of_wave = lane / 16;
     auto* const grid = reinterpret_cast<uint32_t*>(shared);
     uint8_t* const blocks = shared + S::table_bytes + wave * S::wave_bytes;
     uint8_t* const unpacked = blocks + S::blocks_bytes;
@@ -93,8 +134,8 @@ multiply_mfma_kernel(const Product p, float* parts, int splits) {
         from -= skew(from);
         const CopyTarget to(blocks + l * S::pieces * 16);
         UNROLL
-        for (int i = 0; i < S::pieces; i += 4) {
-            const int at = (i + quarter) * 16;
+        for (int i = 0; i < S::pieces; i += S::parts) {
+            const int at = (i + part_of_wave) * 16;
             if (at < end) to.copy16(at, from + at);
         }
     };
@@ -112,30 +153,33 @@ multiply_mfma_kernel(const Product p, float* parts, int splits) {
 
     const auto unpack = [&](int span, int half) {
         constexpr int chunks = F::weights / 32;
-        const int chunk = 4 * half + quarter;
         const uint8_t* const span_at =
             blocks + l * S::pieces * 16 + skew(row + span * S::span_bytes);
-        put_chunk<S>(F::chunk(span_at + chunk / chunks * F::bytes, chunk % chunks, grid), chunk,
-                     half, unpacked + l * S::row_bytes, scales + l, offsets + l);
+        UNROLL
+        for (int i = 0; i < 4; i += S::parts) {
+            const int chunk = 4 * half + i + part_of_wave;
+            put_chunk<S>(F::chunk(span_at + chunk / chunks * F::bytes, chunk % chunks, grid), chunk,
+                         half, unpacked + l * S::row_bytes, scales + Cores::place_of(l),
+                         offsets + Cores::place_of(l));
+        }
     };
 
     constexpr int sets = S::columns / 16;
-    FourFloats sums[sets] = {};  // of column 16 * set + l, rows 4 * quarter to 4 * quarter + 3
+    Floats sums[sets] = {};  // of column 16 * set + l
     const auto multiply = [&](int span, int half) {
         constexpr int groups = 32 / F::group;
         const int left = p.k / 32 - span * 8 - half * 4;
-        const auto word = [](const uint8_t* at) { return *reinterpret_cast<const uint32_t*>(at); };
+        const int given = part_of_wave * Cores::given % 16;
         KEEP_LOOP
         for (int block = 0; block < min(left, 4); ++block) {
-            const uint8_t* const weights = unpacked + l * S::row_bytes + block * 32 + quarter * 4;
-            const uint32_t a[2] = {word(weights), word(weights + 16)};
-            FourFloats scale[groups], offset[groups];  // of this thread's four rows
+            const uint8_t* const weights = unpacked + l * S::row_bytes + block * 32 + given;
+            Floats scale[groups], offset[groups];  // of this thread's rows
             UNROLL
             for (int i = 0; i < groups; ++i) {
-                const int at = (block * groups + i) * S::rows + quarter * 4;
-                scale[i] = *reinterpret_cast<const FourFloats*>(scales + at);
+                const int at = (block * groups + i) * S::rows + part_of_wave * Cores::sums;
+                scale[i] = *reinterpret_cast<const Floats*>(scales + at);
                 if constexpr (S::has_offset)
-                    offset[i] = *reinterpret_cast<const FourFloats*>(offsets + at);
+                    offset[i] = *reinterpret_cast<const Floats*>(offsets + at);
             }
             UNROLL
             for (int set = 0; set < sets; ++set) {
@@ -143,15 +187,13 @@ multiply_mfma_kernel(const Product p, float* parts, int splits) {
                 const uint8_t* const activations =
                     x + (set * 16 + l) * S::column_bytes +
                     (half * 4 + block) * int(sizeof(ActivationBlock));
-                const uint32_t b[2] = {word(activations + quarter * 4),
-                                       word(activations + quarter * 4 + 16)};
                 const auto numbers = *reinterpret_cast<const float4*>(activations + 32);
-                FourInts c[groups];
-                c[0] = multiply_mfma(a[0], b[0], FourInts{});
-                c[groups - 1] = multiply_mfma(a[1], b[1], groups == 1 ? c[0] : FourInts{});
-                FourFloats sum = scale[0] * __builtin_convertvector(c[0], FourFloats);
-                if constexpr (groups == 2)
-                    sum += scale[1] * __builtin_convertvector(c[1], FourFloats);
+                Ints c[groups];
+                c[0] = Cores::multiply(weights, activations + given, Ints{});
+                c[groups - 1] = Cores::multiply(weights + 16, activations + given + 16,
+                                                groups == 1 ? c[0] : Ints{});
+                Floats sum = scale[0] * __builtin_convertvector(c[0], Floats);
+                if constexpr (groups == 2) sum += scale[1] * __builtin_convertvector(c[1], Floats);
                 sums[set] += numbers.x * sum;  // { d, sum, d, sum } of a column
                 if constexpr (S::has_offset) {
                     if constexpr (groups == 2)
@@ -186,8 +228,8 @@ multiply_mfma_kernel(const Product p, float* parts, int splits) {
     for (int set = 0; set < sets; ++set) {
         const int c = first_column + set * 16 + l;
         UNROLL
-        for (int e = 0; e < 4; ++e) {
-            const int r = first_row + quarter * 4 + e;
+        for (int e = 0; e < Cores::sums; ++e) {
+            const int r = first_row + Cores::row_of(part_of_wave, e);
             if (r < p.m && c < p.n) output[c * output_column + r] = sums[set][e];
         }
     }
@@ -196,9 +238,9 @@ multiply_mfma_kernel(const Product p, float* parts, int splits) {
 #endif
 }
 
-template <Type type>
-GPU(Error_t) start_mfma(const Product& product, const Launch& launch, float* parts, int splits) {
-    using S = MfmaShape<type>;
+template <class Cores, Type type>
+GPU(Error_t) start_cores(const Product& product, const Launch& launch, float* parts, int splits) {
+    using S = CoresShape<Cores, type>;
     const auto row_tiles = [&](int waves) {
         return (product.m + waves * S::rows - 1) / (waves * S::rows);
     };
@@ -210,7 +252,7 @@ GPU(Error_t) start_mfma(const Product& product, const Launch& launch, float* par
         waves /= 2;
     const int columns = product.n < S::columns ? (product.n + 15) / 16 * 16 : S::columns;
     return for_batch(product, [&](const Product& p, int items) {
-        return start(multiply_mfma_kernel<type>, launch,
+        return start(multiply_cores_kernel<Cores, type>, launch,
                      dim3(row_tiles(waves), column_tiles, items * splits), waves * S::wave,
                      S::shared_bytes(waves, columns), p, parts, splits);
     });
