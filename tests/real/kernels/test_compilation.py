@@ -96,8 +96,8 @@ def add_processor(clang: Path, libraries: Path, name: int, number: int) -> None:
     symbol = "@__oclc_ISA_version = linkonce_odr protected addrspace(4) constant i32"
     source.write_text(f'target triple = "amdgcn-amd-amdhsa"\n{symbol} {number}, align 4\n')
     target = libraries / f"oclc_isa_version_{name}.bc"
-    command = [clang, "-x", "ir", "-target", "amdgcn-amd-amdhsa", "-nogpulib", "-emit-llvm", "-c"]
-    subprocess.run([*command, source, "-o", target], check=True)
+    flags = ["-x", "ir", "-target", "amdgcn-amd-amdhsa", "-nogpulib", "-emit-llvm"]
+    subprocess.run([clang, *flags, "-c", source, "-o", target], check=True)
 
 
 @pytest.mark.hipcc
