@@ -31,6 +31,11 @@ __device__ __forceinline__ uint32_t two_halves(float low, float high) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
 }
+__device__ __forceinline__ uint32_t two_bfloats(float low, float high) {
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
 
 // One of two 16-bit floats, twice.
 __device__ __forceinline__ uint32_t twice_half(uint32_t pair, int which) {
@@ -43,6 +48,8 @@ __device__ __forceinline__ int here(int x) {
     asm volatile("" : "+r"(x));
     return x;
 }
+// The same for a pointer.
+__device__ __forceinline__ void stay(const uint8_t*& p) { asm volatile("" : "+l"(p)); }
 #endif
 
 }  // namespace llamabuild

@@ -25,6 +25,7 @@ __device__ __forceinline__ uint64_t describe_step(uint32_t at) {
     return uint64_t{1} << 62 | uint64_t{1024 / 16} << 32 | (at & 0x3ffff) >> 4;
 }
 
+#if LLAMABUILD_SM
 // Begins the multiplication of 64 rows by N columns and 16 of k. Columns are described; so are the
 // rows, or they are 16-bit floats in registers: uint32_t[4].
 template <Type type, int N, class Rows>
@@ -84,6 +85,27 @@ template <int Pending>
 __device__ __forceinline__ void wait_for_multiplications() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
+// After the last wait: the sums are not read before it.
+template <int Count>
+__device__ __forceinline__ void keep_behind_wait(float (&sums)[Count]) {
+    UNROLL
+    for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");
+}
+
+// The threads of a warpgroup leave registers to others, or take them: each has so many then.
+template <int Registers>
+__device__ __forceinline__ void leave_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
+}
+template <int Registers>
+__device__ __forceinline__ void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
+}
+
+// What a thread knows that others have copied by `copy_piece` is seen by its multiplications, too.
+__device__ __forceinline__ void show_to_multiplications() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 // The two blocks of a cluster, which have parts of k of the same tile. Without clusters, each block
 // is one by itself.
@@ -113,6 +135,7 @@ struct Cluster {
         return value;
     }
 };
+#endif
 
 // Adds the other block's sums, from `Kept` on, to as many of this one's: half of them. The others
 // are given to the other block.

@@ -7,12 +7,9 @@ namespace {
 
 constexpr int threads = 512;
 
-#if LLAMABUILD_SM >= 800
+#if LLAMABUILD_SM >= 800 || LLAMABUILD_WARPGROUPS
 __device__ __forceinline__ uint32_t two_activations(Order order, float low, float high) {
-    if (order != Order::brain) return two_halves(low, high);
-    uint32_t pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
+    return order == Order::brain ? two_bfloats(low, high) : two_halves(low, high);
 }
 
 template <class Layout>
@@ -109,7 +106,7 @@ prepare_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, in
 __global__ void __launch_bounds__(threads)
 prepare_steps_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k,
                      int64_t padded_n, int tile, Order order, uint8_t* columns) {
-#if LLAMABUILD_SM >= 900
+#if LLAMABUILD_WARPGROUPS
     release_successor();
     wait_for_predecessor();
     using T = TensorColumns;

@@ -4,10 +4,12 @@
 
 // Hopper's own code (90a): its multiplications by warpgroups are in no other architecture, not even
 // a later one.
+#if !defined(LLAMABUILD_WARPGROUPS)  // a test that imitates them has defined it
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define LLAMABUILD_WARPGROUPS 1
 #else
 #define LLAMABUILD_WARPGROUPS 0
+#endif
 #endif
 // The kernels of matmul.h and matmul_floats.cu are started in other code of 8.0 and later.
 #define LLAMABUILD_MATMUL (LLAMABUILD_SM >= 800 && !LLAMABUILD_WARPGROUPS)

@@ -42,11 +42,11 @@ multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
 #if LLAMABUILD_WARPGROUPS
     using F = Format<type>;
     using S = WarpgroupShape<type, N>;
-    extern __shared__ __align__(1024) uint8_t stages[];
+    extern __shared__ __align__(1024) uint8_t shared[];
     release_successor();
-    uint8_t* const weight_ring = stages + S::column_stages * S::column_bytes;
+    uint8_t* const weight_ring = shared + S::column_stages * S::column_bytes;
     auto* const grid = reinterpret_cast<uint32_t*>(weight_ring + S::weight_stages * S::weight_bytes);
-    const auto column_ring = static_cast<uint32_t>(__cvta_generic_to_shared(stages));
+    const auto column_ring = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
     const uint32_t barriers = column_ring + S::shared_bytes - 256;
     const Barriers weights_here{barriers}, weights_used{barriers + 64};
     const Barriers columns_here{barriers + 128}, columns_used{barriers + 192};
@@ -81,7 +81,7 @@ multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
     __syncthreads();
 
     if (threadIdx.x >= S::multipliers) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+        leave_registers<32>();
         const int thread = threadIdx.x - S::multipliers;
         if (thread < S::weight_threads) {
             const CopyTarget to(weight_ring);
@@ -97,7 +97,7 @@ multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
                     const uint8_t* from = row_at(row) + begin;
                     const int end = skew(from) + left - piece;
                     from += piece - skew(from);
-                    asm volatile("" : "+l"(from));  // as `here`
+                    stay(from);
                     const int at =
                         here(ring.stage * S::weight_bytes + row * S::slot_bytes + piece);
                     UNROLL
@@ -122,7 +122,7 @@ multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
             }
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
+        take_registers<112>();
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
         const int row = threadIdx.x / 32 * 16 + g;  // and the one 8 below
         const uint8_t* const slots = weight_ring + row * S::slot_bytes;
@@ -181,12 +181,11 @@ multiply_warpgroups_kernel(const Product p, float* parts, int splits) {
             }
         }
 
-        UNROLL
-        for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");  // not read before the wait
+        keep_behind_wait(sums);
         wait_for_predecessor();
         const auto* const factors = reinterpret_cast<const float*>(
             columns + TensorColumns::padded(p.k) / TensorColumns::step * S::column_bytes);
-        store_tile<S>(p, parts, splits, sums, stages, factors, 1 / weight_gain);
+        store_tile<S>(p, parts, splits, sums, shared, factors, 1 / weight_gain);
     }
 #else
     (void)p, (void)parts, (void)splits;  // never started there

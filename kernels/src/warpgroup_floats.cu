@@ -21,8 +21,6 @@ struct WarpgroupFloatShape {
     static constexpr int shared_bytes = stages * stage_bytes + 256;
 };
 
-namespace {
-
 // Grid: tiles; nothing; parts of k for each product of the batch. Rows are whole
 // pieces of 16 bytes.
 template <Type type, int N>
@@ -57,7 +55,7 @@ multiply_floats_kernel(const Product p, float* parts, int splits) {
 
     Ring<S::stages> at;
     if (threadIdx.x >= S::multipliers) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 96;");
+        leave_registers<96>();
         const int thread = threadIdx.x - S::multipliers;
         if (thread < S::weight_threads) {
             const uint8_t* const weights = p.weights + item * p.weight_batch;
@@ -91,7 +89,7 @@ multiply_floats_kernel(const Product p, float* parts, int splits) {
             }
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
+        take_registers<200>();
         const uint32_t rows = threadIdx.x / 128 * 64 * S::step_bytes;  // this warpgroup's
         const bool first_lane = threadIdx.x % 32 == 0;
         float sums[N / 2] = {};
@@ -100,8 +98,7 @@ multiply_floats_kernel(const Product p, float* parts, int splits) {
         KEEP_LOOP
         for (int step = begin; step < end; ++step) {
             copied.wait(at.stage, at.odd);
-            // The weights were copied as by any thread; `wgmma` reads otherwise.
-            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            show_to_multiplications();
             const uint32_t stage = ring + at.stage * S::stage_bytes;
             begin_multiplications();
             UNROLL
@@ -115,9 +112,7 @@ multiply_floats_kernel(const Product p, float* parts, int splits) {
             at.next();
         }
         wait_for_multiplications<0>();
-
-        UNROLL
-        for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");  // not read before the wait
+        keep_behind_wait(sums);
         wait_for_predecessor();
         const auto* const factors = reinterpret_cast<const float*>(
             columns + T::padded(p.k) / T::step * S::columns * S::step_bytes);
@@ -127,6 +122,8 @@ multiply_floats_kernel(const Product p, float* parts, int splits) {
     (void)p, (void)parts, (void)splits;  // never started there
 #endif
 }
+
+namespace {
 
 template <Type type, int N>
 GPU(Error_t) start_floats(const Product& p, const Launch& launch) {

@@ -17,7 +17,7 @@
 #define GPU(name) hip##name
 #define __global__
 #define __device__
-#define __shared__
+#define __shared__ thread_local  // static, and may be extern; all fibers are of one thread
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
@@ -38,6 +38,8 @@ struct dim3 {
 };
 struct uint4 { uint32_t x, y, z, w; };
 struct float4 { float x, y, z, w; };
+struct float2 { float x, y; };
+inline float2 make_float2(float x, float y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 using std::max;
 using std::min;
@@ -72,10 +74,11 @@ public:
             std::shuffle(order.begin(), order.end(), random);
             if (!copies_.empty()) {
                 alive = true;
-                if (random() % 8 == 0) {  // one arrives, at last
-                    copies_.front()();
-                    copies_.erase(copies_.begin());
-                }
+                // One arrives, at last; or, from time to time, all.
+                size_t arrive = random() % 8 == 0;
+                if (random() % 64 == 0) arrive = copies_.size();
+                for (size_t i = 0; i < arrive; ++i) copies_[i]();
+                copies_.erase(copies_.begin(), copies_.begin() + arrive);
             }
             // From time to time another group rests, so that the others get ahead of it.
             if (groups > 1 && random() % 64 == 0) resting = random() % (groups + 1);
@@ -236,7 +239,7 @@ inline EightInts __builtin_amdgcn_wmma_i32_16x16x16_iu8_w32(bool a_signed, FourI
 }
 
 namespace llamabuild {
-extern uint8_t shared[];
+extern thread_local uint8_t shared[];
 
 // As barriers.h has them. A phase ends when all have arrived, and all bytes.
 struct Barriers {
@@ -251,6 +254,7 @@ struct Barriers {
 
     void initialize(int stage, int arrivals) const { all[at + 8 * stage] = {arrivals, arrivals, 0}; }
     static void publish() {}
+    void arrive_with_copies(int stage) const;  // emulate_hopper.h
     void arrive(int stage) const {
         Phase& phase = all.at(at + 8 * stage);
         --phase.missing;
@@ -270,9 +274,12 @@ struct Barriers {
             phase.end();
         });
     }
-    void wait_together(int stage, uint32_t odd) const {
+    void wait(int stage, uint32_t odd) const {
         const Phase& phase = all.at(at + 8 * stage);
         Block::current->wait_until([&phase, odd] { return (phase.number & 1) != int(odd); });
+    }
+    void wait_together(int stage, uint32_t odd) const {
+        wait(stage, odd);
         Block::current->wait_for_group();
     }
     bool ended(int stage, uint32_t odd) const {

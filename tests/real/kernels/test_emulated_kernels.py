@@ -5,10 +5,6 @@ wrong index or a missing wait is caught without a card.
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,35 +13,18 @@ import pytest
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
 
-from llamabuild.verify.blocks import FLOATS, QUANTIZED, random_rows, to_float64
+from llamabuild.verify.blocks import FLOATS, QUANTIZED, random_rows
 from llamabuild.verify.products import rounded
 
-HERE = Path(__file__).parent
-SOURCES = HERE.parents[2] / "kernels" / "src"
+from .emulated import Need, aligned, build, compare
+
 Floats: TypeAlias = npt.NDArray[np.float32]
-Need: TypeAlias = Callable[[object, str], None]
 KINDS = (Type.Q4_0, Type.Q4_K, Type.Q6_K, Type.MXFP4, Type.IQ2_XS, Type.F16)
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory, need: Need) -> ctypes.CDLL:
-    compiler = shutil.which("g++")
-    need(compiler, "g++")
-    assert compiler
-    library = tmp_path_factory.mktemp("emulated") / "libemulated.so"
-    subprocess.run(
-        [compiler, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{SOURCES}",
-         HERE / "emulated_kernels.cpp", "-o", library],
-        check=True,
-    )  # fmt: skip
-    return ctypes.CDLL(str(library))
-
-
-def aligned(size: int, byte: int) -> npt.NDArray[np.uint8]:
-    """``size`` bytes at a multiple of 16."""
-    memory = np.full(size + 16, byte, np.uint8)
-    start = -memory.ctypes.data % 16
-    return memory[start : start + size]
+    return build("emulated_kernels.cpp", tmp_path_factory, need)
 
 
 def check(host: ctypes.CDLL, kind: Type, n: int, blocks: str, *, wave: int) -> None:
@@ -72,21 +51,12 @@ def check(host: ctypes.CDLL, kind: Type, n: int, blocks: str, *, wave: int) -> N
         m, n, k, rows.shape[1], batch, multiprocessors, wave,
     )  # fmt: skip
     assert stuck == 0
-    compare(kind, rows, as_read(kind, x), output)
+    compare(kind, rows, as_read(kind, x), output, 1e-5)
 
 
 def as_read(kind: Type, x: Floats) -> npt.NDArray[Any]:
     """The activations as products with weights of ``kind`` read them, those of integers rounded."""
     return rounded(x, "float" if kind in FLOATS else "dp4a", kind)
-
-
-def compare(kind: Type, rows: npt.NDArray[np.uint8], x: npt.NDArray[Any], output: Floats) -> None:
-    """``x`` and ``output``: [batch][column]; ``rows`` of all products."""
-    batch, _, m = output.shape
-    dense = to_float64(kind, rows).reshape(batch, m, -1)
-    reference = np.einsum("bmk,bnk->bnm", dense, x)
-    difference = np.linalg.norm(output - reference)
-    assert difference <= 1e-5 * np.linalg.norm(reference), (output.shape, x.shape)
 
 
 def stream(host: ctypes.CDLL, kind: Type, m: int, k: int, batch: int, multiprocessors: int) -> None:
@@ -101,7 +71,7 @@ def stream(host: ctypes.CDLL, kind: Type, m: int, k: int, batch: int, multiproce
         ctypes.c_void_p(output.ctypes.data), m, k, rows.shape[1], batch, multiprocessors,
     )  # fmt: skip
     assert stuck == 0
-    compare(kind, rows, as_read(kind, x), output)
+    compare(kind, rows, as_read(kind, x), output, 1e-5)
 
 
 @pytest.mark.parametrize("kind", [*QUANTIZED, *FLOATS], ids=lambda kind: kind.name)
