@@ -1,10 +1,12 @@
 // Enough of a GPU to run the kernels on the host: threads of a block as fibers, one at a time, in
 // an order that changes, each until it waits for others. What a kernel computes, where it writes
-// and where it waits are then its own doing; how fast it is, is not asked.
+// and where it waits are then its own doing; how fast it is, is not asked. Blocks come one after the
+// other, but those of a pair, which see each other's shared memory, each in a thread of its own.
 #pragma once
 #include <ucontext.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -12,12 +14,13 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <thread>
 #include <vector>
 
 #define GPU(name) hip##name
 #define __global__
 #define __device__
-#define __shared__ thread_local  // static, and may be extern; all fibers are of one thread
+#define __shared__ thread_local  // static, and may be extern: a block's fibers are of one thread
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
@@ -47,15 +50,23 @@ using std::min;
 using FourInts = int __attribute__((vector_size(16)));
 using EightInts = int __attribute__((vector_size(32), aligned(16)));
 
-inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+// What two blocks know of each other.
+struct Pair {
+    std::atomic<unsigned> come[2] = {};  // waits for both that all of a block have come to
+    std::atomic<uint8_t*> shared[2] = {};
+};
 
 class Block {
 public:
     static inline unsigned lanes = 32;  // of a group: of a warp, or of a wave of 64
-    static inline Block* current = nullptr;
+    static inline bool pairs = false;   // of blocks, neighbours in z, if they are an even number
+    static inline thread_local Block* current = nullptr;
 
-    Block(unsigned threads, std::function<void()> body, std::mt19937& random)
-        : body_(std::move(body)), fibers_(threads) {
+    Block(unsigned threads, std::function<void()> body, Pair* pair = nullptr)
+        : pair(pair), body_(std::move(body)), fibers_(threads) {
+        thread_local std::mt19937 random{std::random_device{}()};
         current = this;
         for (Fiber& fiber : fibers_) {
             fiber.stack = std::make_unique<char[]>(stack_bytes);
@@ -71,6 +82,12 @@ public:
         unsigned resting = groups;  // a group, or none
         for (bool alive = true; alive;) {
             alive = false;
+            if (pair) {
+                unsigned come = ~0u;
+                for (const Fiber& f : fibers_)
+                    if (!f.done) come = min(come, f.pair_waits);
+                alive = come != ~0u && pair->come[blockIdx.z % 2].exchange(come) != come;
+            }
             std::shuffle(order.begin(), order.end(), random);
             if (!copies_.empty()) {
                 alive = true;
@@ -83,7 +100,11 @@ public:
             // From time to time another group rests, so that the others get ahead of it.
             if (groups > 1 && random() % 64 == 0) resting = random() % (groups + 1);
             for (const unsigned i : order) {
-                if (fibers_[i].done || blocked(i)) continue;
+                if (fibers_[i].done) continue;
+                if (blocked(i)) {
+                    alive |= fibers_[i].waits_for == both && pair->come[1 - blockIdx.z % 2] != ~0u;
+                    continue;
+                }
                 alive = true;
                 if (i / lanes == resting) continue;
                 fibers_[i].waits_for = nobody;
@@ -96,6 +117,7 @@ public:
     }
 
     void wait_for_group() { wait(group); }
+    void wait_for_pair() { wait(both); }
     void wait_until(std::function<bool()> what) {
         fibers_[running_].what = std::move(what);
         wait(event);
@@ -160,16 +182,17 @@ public:
 
     int come[16] = {};  // threads, to where so many wait for each other
     bool stuck = false;  // some threads waited for others that had gone
+    Pair* const pair;    // or none
 
 private:
-    enum WaitsFor { nobody, group, block, event };
+    enum WaitsFor { nobody, group, block, both, event };
     static constexpr size_t stack_bytes = 64 * 1024;
     struct Fiber {
         ucontext_t context;
         std::unique_ptr<char[]> stack;
         WaitsFor waits_for = nobody;
         unsigned waits = 0;  // how often it has waited for its group, and for the block
-        unsigned block_waits = 0;
+        unsigned block_waits = 0, pair_waits = 0;
         bool done = false;
         uint32_t value = 0, a = 0, b = 0;
         FourInts row, column;
@@ -184,7 +207,8 @@ private:
     void wait(WaitsFor whom) {
         Fiber& me = fibers_[running_];
         me.waits_for = whom;
-        if (whom != event) ++(whom == group ? me.waits : me.block_waits);
+        if (whom != event)
+            ++(whom == group ? me.waits : whom == block ? me.block_waits : me.pair_waits);
         const unsigned i = running_;
         swapcontext(&me.context, &scheduler_);
         running_ = i;
@@ -195,6 +219,8 @@ private:
         const Fiber& me = fibers_[i];
         if (me.waits_for == nobody) return false;
         if (me.waits_for == event) return !me.what();
+        if (me.waits_for == both)  // but for the threads that have ended
+            return min(pair->come[0].load(), pair->come[1].load()) < me.pair_waits;
         const unsigned first = me.waits_for == group ? i / lanes * lanes : 0;
         const unsigned last = me.waits_for == group ? first + lanes : unsigned(fibers_.size());
         for (unsigned other = first; other < last; ++other) {
@@ -239,7 +265,8 @@ inline EightInts __builtin_amdgcn_wmma_i32_16x16x16_iu8_w32(bool a_signed, FourI
 }
 
 namespace llamabuild {
-extern thread_local uint8_t shared[];
+constexpr size_t shared_size = 227 * 1024;
+extern thread_local uint8_t shared[shared_size];
 
 // As barriers.h has them. A phase ends when all have arrived, and all bytes.
 struct Barriers {
@@ -249,7 +276,7 @@ struct Barriers {
             if (missing == 0 && bytes == 0) missing = count, ++number;
         }
     };
-    static inline std::map<uint32_t, Phase> all;
+    static inline thread_local std::map<uint32_t, Phase> all;
     uint32_t at;
 
     void initialize(int stage, int arrivals) const { all[at + 8 * stage] = {arrivals, arrivals, 0}; }
@@ -309,11 +336,31 @@ inline bool any_stuck = false;
 template <class... Parameters, class... Arguments>
 void hipLaunchKernelGGL(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, uint32_t,
                         hipStream_t, Arguments... arguments) {
-    static std::mt19937 random{std::random_device{}()};
-    gridDim = blocks;
-    blockDim = threads;
-    for (blockIdx.z = 0; blockIdx.z < blocks.z; ++blockIdx.z)
-        for (blockIdx.y = 0; blockIdx.y < blocks.y; ++blockIdx.y)
-            for (blockIdx.x = 0; blockIdx.x < blocks.x; ++blockIdx.x)
-                any_stuck |= Block(threads.x, [=] { kernel(arguments...); }, random).stuck;
+    const auto run = [&](dim3 block, Pair* pair) {
+        gridDim = blocks, blockDim = threads, blockIdx = block;
+        return Block(threads.x, [=] { kernel(arguments...); }, pair).stuck;
+    };
+    const auto run_pair = [&](dim3 block) {
+        Pair pair;
+        bool stuck[2];
+        std::vector<std::thread> both;
+        for (unsigned rank = 0; rank < 2; ++rank)
+            both.emplace_back([&, rank] {
+                const auto poison = [] {
+                    std::memset(llamabuild::shared, 0xff, llamabuild::shared_size);
+                };
+                poison();
+                pair.shared[rank] = llamabuild::shared;
+                stuck[rank] = run({block.x, block.y, block.z + rank}, &pair);
+                poison();  // a block that has ended has none
+                pair.come[rank] = ~0u;
+            });
+        for (std::thread& one : both) one.join();
+        return stuck[0] || stuck[1];
+    };
+    const bool pairs = Block::pairs && blocks.z % 2 == 0;
+    for (unsigned z = 0; z < blocks.z; z += 1 + pairs)
+        for (unsigned y = 0; y < blocks.y; ++y)
+            for (unsigned x = 0; x < blocks.x; ++x)
+                any_stuck |= pairs ? run_pair({x, y, z}) : run({x, y, z}, nullptr);
 }

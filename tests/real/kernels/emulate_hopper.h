@@ -2,7 +2,7 @@
 //
 // A multiplication reads what it multiplies as late as it may, when it is waited for: what was
 // overwritten until then, or has not come, is seen in the result. Layouts: "Asynchronous warpgroup
-// level matrix instructions" in NVIDIA's PTX documentation. No pairs of blocks.
+// level matrix instructions" in NVIDIA's PTX documentation.
 #pragma once
 #define LLAMABUILD_WARPGROUPS 1  // before the kernels' own
 #include <array>
@@ -50,7 +50,7 @@ inline void stay(const uint8_t*&) {}
 // --- copies of 16 bytes ---------------------------------------------------------------------------
 
 // A thread's copies, on their way when it says that a barrier is to wait for them.
-inline std::map<unsigned, std::vector<std::function<void()>>> begun;
+inline thread_local std::map<unsigned, std::vector<std::function<void()>>> begun;
 
 inline void copy_piece(uint32_t to, const uint8_t* from, bool inside) {
     if (to % 16 || reinterpret_cast<uintptr_t>(from) % 16) std::abort();
@@ -71,7 +71,7 @@ inline void Barriers::arrive_with_copies(int stage) const {
 // --- multiplications ------------------------------------------------------------------------------
 
 // A thread's sets of them: those that are on their way, and behind these the one that has no end yet.
-inline std::map<unsigned, std::deque<std::vector<std::function<void()>>>> sets;
+inline thread_local std::map<unsigned, std::deque<std::vector<std::function<void()>>>> sets;
 
 inline void begin_multiplications() { sets[threadIdx.x].emplace_back(); }
 inline void end_of_multiplications() {}
@@ -111,7 +111,7 @@ void multiply_sixteen(float (&c)[N / 2], const Rows& rows, uint64_t columns) {
         const int first = threadIdx.x / 32 % 4 * 16 + g;
         row = [=](int r, int k) { return number(described(rows, first + 8 * r, k)); };
     } else {
-        static std::array<uint32_t, 4> given[1024];
+        static thread_local std::array<uint32_t, 4> given[1024];
         std::copy(rows, rows + 4, given[threadIdx.x].begin());
         Block::current->wait_for_group();
         std::array<std::array<uint32_t, 4>, 4> all;  // of the four lanes that have these rows
@@ -132,9 +132,13 @@ void multiply_sixteen(float (&c)[N / 2], const Rows& rows, uint64_t columns) {
 }
 
 struct Cluster {
-    int blocks = 1, rank = 0;
-    static void barrier() {}
-    uint32_t other(uint32_t) const { std::abort(); }
-    static float2 load(uint32_t) { std::abort(); }
+    int blocks = Block::current->pair ? 2 : 1, rank = Block::current->pair ? blockIdx.z % 2 : 0;
+    static void barrier() { Block::current->wait_for_pair(); }
+    uint32_t other(uint32_t at) const { return at; }
+    static float2 load(uint32_t from) {
+        float2 value;
+        std::memcpy(&value, Block::current->pair->shared[1 - blockIdx.z % 2] + from, sizeof value);
+        return value;
+    }
 };
 }  // namespace llamabuild

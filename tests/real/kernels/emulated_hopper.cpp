@@ -6,7 +6,7 @@
 #include "warpgroup_floats.cu"
 
 namespace llamabuild {
-alignas(1024) thread_local uint8_t shared[227 * 1024];
+alignas(1024) thread_local uint8_t shared[shared_size];
 }
 
 using namespace llamabuild;
@@ -14,10 +14,12 @@ using namespace llamabuild;
 namespace {
 template <Type type>
 int multiply(Product& p, const float* x, uint8_t* workspace, Order order, const Launch& launch) {
+    Block::pairs = false;
     prepare_tensor_columns(x, p.k, int64_t{p.k} * p.n, p.k, p.n, p.batch, order, workspace, launch);
     p.activations = workspace;
     p.column_bytes = TensorColumns::bytes(p.k);
     p.activation_batch = p.column_bytes * TensorColumns::count(p.n);
+    Block::pairs = splits_in_pairs(tensor_splits(p, order, launch), launch);
     return multiply_warpgroups<type>(p, launch) ? -1 : any_stuck;
 }
 }  // namespace

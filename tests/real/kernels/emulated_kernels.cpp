@@ -9,7 +9,7 @@
 #include "stream.h"
 
 namespace llamabuild {
-alignas(128) thread_local uint8_t shared[227 * 1024];
+alignas(128) thread_local uint8_t shared[shared_size];
 }
 
 using namespace llamabuild;
