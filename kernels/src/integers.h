@@ -341,8 +341,7 @@ GPU(Error_t) multiply_integers(const Product& p, const Launch& launch) {
     const auto start_tiles = p.n <= NarrowTile::columns ? start_integers<NarrowTile, type>
                                                         : start_integers<WideTile, type>;
 #else
-    const auto start_tiles = launch.wmma ? start_cores<Wmma, type>
-                                                       : start_cores<Mfma, type>;
+    const auto start_tiles = launch.wmma ? start_cores<Wmma, type> : start_cores<Mfma, type>;
 #endif
     auto error = start_tiles(p, launch, parts, splits);
     if (error == GPU(Success) && splits > 1) error = add_parts(p, parts, splits, launch);
