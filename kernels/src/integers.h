@@ -101,7 +101,7 @@ __device__ __forceinline__ void multiply32(int (&c)[4], const uint32_t (&a)[4],
 template <class Tile, Type type>
 __global__ void __launch_bounds__((IntegerShape<Tile, type>::most_warps * 32), 2)
 multiply_integers_kernel(const Product p, float* parts, int splits) {
-#if LLAMABUILD_SM >= 750
+#if LLAMABUILD_INTEGERS
     using F = Format<type>;
     using S = IntegerShape<Tile, type>;
     constexpr int N = S::N;

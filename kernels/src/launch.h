@@ -100,6 +100,7 @@ __device__ __forceinline__ void release_successor() {
 #endif
 }
 
+#if !defined(LLAMABUILD_BACKGROUND_COPIES)  // a test that imitates them has defined it
 // A place in shared memory for copies of 16 bytes; both ends are aligned to 16 bytes. From 8.0 on a
 // copy goes on in the background until `wait_for_copies`.
 class CopyTarget {
@@ -151,6 +152,7 @@ __device__ __forceinline__ void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 #endif
 }
+#endif
 
 // Starts a kernel and says whether that worked.
 template <class... Parameters, class... Arguments>

@@ -7,7 +7,7 @@ namespace {
 
 constexpr int threads = 512;
 
-#if LLAMABUILD_SM >= 800 || LLAMABUILD_WARPGROUPS
+#if LLAMABUILD_MATMUL || LLAMABUILD_WARPGROUPS
 __device__ __forceinline__ uint32_t two_activations(Order order, float low, float high) {
     return order == Order::brain ? two_bfloats(low, high) : two_halves(low, high);
 }
@@ -67,7 +67,7 @@ __device__ __forceinline__ float factor_of(uint32_t exponent) {
 __global__ void __launch_bounds__(threads)
 prepare_kernel(const float* x, int64_t column_stride, int64_t x_batch, int k, int64_t padded_n,
                Order order, uint8_t* columns) {
-#if LLAMABUILD_SM >= 800
+#if LLAMABUILD_MATMUL
     release_successor();
     wait_for_predecessor();
     x += blockIdx.y * x_batch + blockIdx.x * column_stride;

@@ -43,6 +43,7 @@ struct Role {
           t(lane % 4) {}
 };
 
+#if LLAMABUILD_SM
 __device__ __forceinline__ void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                               uint32_t b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
@@ -50,6 +51,7 @@ __device__ __forceinline__ void multiply_tile(float (&c)[4], const uint32_t (&a)
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+#endif
 #endif
 
 // Grid: tiles of rows, tiles of columns, parts of k for each product of the batch.

@@ -4,7 +4,6 @@
 #include "tensor.h"
 
 namespace llamabuild {
-namespace {
 
 constexpr int step_weights = 64;  // of one stage: 128 bytes of each row and column, 8 pieces
 constexpr int step_bytes = 2 * step_weights;
@@ -27,6 +26,7 @@ __device__ __forceinline__ int place_of(int row, int piece) {
     return row * step_bytes + (piece ^ row % 8) * 16;
 }
 
+#if LLAMABUILD_SM
 // Four matrices of 8 x 8; each lane names one of their 32 rows.
 __device__ __forceinline__ void load_matrices(uint32_t (&m)[4], uint32_t from) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -47,6 +47,7 @@ __device__ __forceinline__ void multiply_tile(float (&c)[4], const uint32_t (&a)
     else MULTIPLY("f16");
 #undef MULTIPLY
 }
+#endif
 #endif
 
 // Grid: tiles of rows, tiles of columns, parts of k for each product of the batch. Rows are whole
@@ -161,6 +162,8 @@ multiply_floats_kernel(const Product p, float* parts, int splits) {
     (void)p, (void)parts, (void)splits;  // never started there
 #endif
 }
+
+namespace {
 
 template <class Tile, Type type>
 GPU(Error_t) start_tiles(const Product& p, const Launch& launch, float* parts, int splits) {

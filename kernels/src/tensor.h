@@ -11,8 +11,14 @@
 #define LLAMABUILD_WARPGROUPS 0
 #endif
 #endif
-// The kernels of matmul.h and matmul_floats.cu are started in other code of 8.0 and later.
+// The kernels of matmul.h and matmul_floats.cu are started in other code of 8.0 and later, those of
+// integers.h from 7.5 on. (Tests that imitate them have defined these, too.)
+#if !defined(LLAMABUILD_MATMUL)
 #define LLAMABUILD_MATMUL (LLAMABUILD_SM >= 800 && !LLAMABUILD_WARPGROUPS)
+#endif
+#if !defined(LLAMABUILD_INTEGERS)
+#define LLAMABUILD_INTEGERS (LLAMABUILD_SM >= 750)
+#endif
 
 namespace llamabuild {
 

@@ -1,4 +1,4 @@
-// Hopper's own instructions for emulate.h: what halves.h and hopper.h have for code of 9.0a.
+// Hopper's own instructions for emulate.h: what hopper.h has for code of 9.0a.
 //
 // A multiplication reads what it multiplies as late as it may, when it is waited for: what was
 // overwritten until then, or has not come, is seen in the result. Layouts: "Asynchronous warpgroup
@@ -6,70 +6,10 @@
 #pragma once
 #define LLAMABUILD_WARPGROUPS 1  // before the kernels' own
 #include <array>
-#include <deque>
 
-#include "emulate.h"
-
-#include "launch.h"
+#include "emulate_nvidia.h"
 
 namespace llamabuild {
-inline uint32_t to_half(double value) {
-    const auto half = static_cast<_Float16>(value);
-    uint16_t bits;
-    std::memcpy(&bits, &half, sizeof bits);
-    return bits;
-}
-inline double low_half(uint32_t pair) { return half_to_float(pair & 0xffff); }
-inline double high_half(uint32_t pair) { return half_to_float(pair >> 16); }
-
-inline uint32_t two_halves(float low, float high) { return to_half(low) | to_half(high) << 16; }
-inline uint32_t two_bfloats(float low, float high) {
-    const auto nearest = [](float value) {
-        const uint32_t bits = float_to_bits(value);
-        return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    };
-    return nearest(low) | nearest(high) << 16;
-}
-inline uint32_t twice_half(uint32_t pair, int which) {
-    return (which ? pair >> 16 : pair & 0xffff) * 0x10001u;
-}
-inline void to_halves(uint32_t q, uint32_t scale, uint32_t offset, bool has_offset, uint32_t& low,
-                      uint32_t& high) {
-    uint32_t halves[4];
-    for (int i = 0; i < 4; ++i) {
-        const auto byte = uint8_t(q >> 8 * i);
-        const int weight = has_offset ? byte : int8_t(byte);
-        halves[i] = to_half(weight * low_half(scale) + (has_offset ? low_half(offset) : 0));
-    }
-    low = halves[0] | halves[1] << 16;
-    high = halves[2] | halves[3] << 16;
-}
-inline int here(int x) { return x; }
-inline void stay(const uint8_t*&) {}
-
-// --- copies of 16 bytes ---------------------------------------------------------------------------
-
-// A thread's copies, on their way when it says that a barrier is to wait for them.
-inline thread_local std::map<unsigned, std::vector<std::function<void()>>> begun;
-
-inline void copy_piece(uint32_t to, const uint8_t* from, bool inside) {
-    if (to % 16 || reinterpret_cast<uintptr_t>(from) % 16) std::abort();
-    begun[threadIdx.x].push_back([=] {
-        if (inside) std::memcpy(shared + to, from, 16);
-        else std::memset(shared + to, 0, 16);
-    });
-}
-inline void Barriers::arrive_with_copies(int stage) const {
-    auto& copies = begun[threadIdx.x];
-    Block::current->copy_later([copies, *this, stage] {
-        for (const auto& copy : copies) copy();
-        arrive(stage);
-    });
-    copies.clear();
-}
-
-// --- multiplications ------------------------------------------------------------------------------
-
 // A thread's sets of them: those that are on their way, and behind these the one that has no end yet.
 inline thread_local std::map<unsigned, std::deque<std::vector<std::function<void()>>>> sets;
 
